@@ -1,0 +1,48 @@
+"""The one exception family of anyflow-rt.
+
+Every error a user can cause names the offending value and the mend in its message. ``cli`` prints that message as
+one line and exits with ``exit_code``; nothing else in the package decides exit codes.
+"""
+
+from __future__ import annotations
+
+
+class AnyflowError(Exception):
+    """Base of every error this package raises on purpose. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(AnyflowError, ValueError):
+    """The caller asked for something that cannot be (a size, a step count, an option). Exit code 2."""
+
+    exit_code = 2
+
+
+class CheckpointError(AnyflowError):
+    """A checkpoint is missing, damaged, or of a kind that is not supported."""
+
+
+class BundleError(AnyflowError):
+    """A bundle is missing, damaged, of another schema, or made for another machine or package version."""
+
+
+class EngineError(AnyflowError):
+    """An engine cannot be loaded or was called with arrays that do not fit its signature."""
+
+
+class ParityError(AnyflowError):
+    """A built bundle does not reproduce the reference within the stated bound."""
+
+
+class OutputError(AnyflowError):
+    """A result cannot be written where the caller asked."""
+
+
+class MissingPackageError(AnyflowError):
+    """An optional package is needed. The message holds the ``pip install`` line that mends it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed: run  pip install 'anyflow-rt[{extra}]'"
+        )

@@ -1,0 +1,1 @@
+"""Reads AnyFlow checkpoints, exports their graphs and runs them."""
