@@ -1,0 +1,98 @@
+"""Engines by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+from anyflow_rt.engines.engine import Engine, EngineOptions
+from anyflow_rt.errors import EngineError, MissingPackageError
+
+PRECISIONS = ("fp32", "bf16")
+_PLANNED_ENGINES = ("tensorrt", "tensorrt_rtx", "triton")
+_PLANNED_PRECISIONS = ("int8", "fp16")
+
+
+def _openvino() -> type[Engine]:
+    from anyflow_rt.engines.openvino import OpenVinoEngine
+
+    return OpenVinoEngine
+
+
+def _onnxruntime() -> type[Engine]:
+    from anyflow_rt.engines.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine
+
+
+_ENGINES: dict[str, Callable[[], type[Engine]]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+
+
+def engine_names() -> tuple[str, ...]:
+    """Every engine name ``open_engine`` takes, installed or not."""
+    return tuple(_ENGINES)
+
+
+def available_engines() -> tuple[str, ...]:
+    """The engines whose package is installed, the fastest first. Imports none of them."""
+    return tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
+
+
+def default_engine() -> str:
+    """``openvino`` on x86 where it is installed, else ``onnxruntime``. Raises MissingPackageError without either."""
+    available = available_engines()
+    if "openvino" in available and platform.machine().lower() in ("x86_64", "amd64"):
+        return "openvino"
+    if "onnxruntime" in available:
+        return "onnxruntime"
+    raise MissingPackageError("onnxruntime", "build", "running a component")
+
+
+def default_precision(engine: str) -> tuple[str, str | None]:
+    """The precision an engine runs at unless asked otherwise, and a note for the user where that is a second choice."""
+    check_engine_name(engine)
+    if engine != "openvino":
+        return "fp32", None
+    from anyflow_rt.engines.openvino import processor_has_bf16
+
+    if processor_has_bf16():
+        return "bf16", None
+    return "fp32", "this processor has no bf16 instructions; running at fp32"
+
+
+def check_engine_name(name: str) -> None:
+    """Raise EngineError unless ``name`` is an engine; the message lists those that are."""
+    if name in _PLANNED_ENGINES:
+        raise EngineError(f"engine {name!r} is not yet supported; the engines are {', '.join(_ENGINES)}")
+    if name not in _ENGINES:
+        raise EngineError(f"unknown engine {name!r}; the engines are {', '.join(_ENGINES)}")
+
+
+def check_precision(engine: str, precision: str) -> None:
+    """Raise EngineError unless ``engine`` has ``precision``; the message names one that works."""
+    if precision in _PLANNED_PRECISIONS:
+        raise EngineError(f"precision {precision!r} is not yet supported on a CPU; use fp32 or bf16")
+    if precision not in PRECISIONS:
+        raise EngineError(f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}")
+    if engine == "onnxruntime" and precision != "fp32":
+        raise EngineError(f"the onnxruntime engine has no {precision}; use --precision fp32 or --engine openvino")
+
+
+def open_engine(
+    name: str,
+    model_path: str | Path,
+    *,
+    precision: str,
+    cache_dir: str | Path | None = None,
+    threads: int | None = None,
+) -> Engine:
+    """Load the ONNX file ``model_path`` into the engine ``name``.
+
+    Raises EngineError for a name or precision that is not there, MissingPackageError where the package is missing.
+    """
+    check_engine_name(name)
+    check_precision(name, precision)
+    cache = None if cache_dir is None else Path(cache_dir)
+    return _ENGINES[name]()(model_path, EngineOptions(precision, cache, threads))
