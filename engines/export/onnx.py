@@ -1,0 +1,92 @@
+"""torch module -> ONNX file, symbolic in the named dimensions."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+OPSET = 23
+"""Attention and RMSNormalization are operators of their own from this opset on."""
+
+Axes = tuple[str | int, ...]
+"""One entry a dimension: a symbol, a multiple of one (``"2*h"``), or a fixed size."""
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """One input of a graph: an example (no symbolic size 1, which the exporter would bake in) and its axes."""
+
+    example: Tensor
+    axes: Axes
+
+
+def export_module(
+    module: nn.Module, inputs: Mapping[str, GraphInput], outputs: Mapping[str, Axes], path: Path, **constants: object
+) -> None:
+    """Write ``module`` to ``path`` as ONNX, its weights to ``<path>.data`` beside it.
+
+    ``inputs`` are passed by name, in the order of ``module.forward``; ``outputs`` names the results and their axes in
+    their order. Raises torch.onnx's own errors: a graph that does not export is a defect of ours, not of a user.
+    """
+    module = module.eval().requires_grad_(False)
+    program = torch.export.export(
+        module,
+        args=(),
+        kwargs={name: value.example.contiguous() for name, value in inputs.items()},
+        dynamic_shapes={name: _dynamic(value.axes) for name, value in inputs.items()},
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
+    with _quiet():
+        onnx_program = torch.onnx.export(
+            program,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
+    assert onnx_program is not None
+    _name_axes(onnx_program.model.graph, inputs, outputs)
+    onnx_program.save(str(path), external_data=True)
+
+
+def _dynamic(axes: Axes) -> dict[int, object]:
+    """torch.export's description; multiples are left to its own inference of divisibility."""
+    return {index: Dim.DYNAMIC for index, axis in enumerate(axes) if isinstance(axis, str)}
+
+
+def _name_axes(graph: object, inputs: Mapping[str, GraphInput], outputs: Mapping[str, Axes]) -> None:
+    """Give the graph's inputs and outputs the documented symbols instead of the exporter's s0, s1 ..."""
+    import onnx_ir
+
+    values = {value.name: value for value in [*graph.inputs, *graph.outputs]}  # type: ignore[attr-defined]
+    wanted = {name: value.axes for name, value in inputs.items()} | dict(outputs)
+    for name, axes in wanted.items():
+        values[name].shape = onnx_ir.Shape(axes)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints progress marks and warns about its own internals; neither helps a user."""
+    names: Sequence[str] = ("torch.onnx", "onnxscript", "torch.export")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
