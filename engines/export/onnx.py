@@ -62,8 +62,13 @@ def export_module(
 
 
 def _dynamic(axes: Axes) -> dict[int, object]:
-    """torch.export's description; multiples are left to its own inference of divisibility."""
-    return {index: Dim.DYNAMIC for index, axis in enumerate(axes) if isinstance(axis, str)}
+    """torch.export's description of ``axes``. A stated multiple keeps its shape expressions, and so the export, short."""
+    dims: dict[int, object] = {}
+    for index, axis in enumerate(axes):
+        if isinstance(axis, str):
+            factor, _, symbol = axis.rpartition("*")
+            dims[index] = int(factor) * Dim(symbol) if factor else Dim.DYNAMIC
+    return dims
 
 
 def _name_axes(graph: object, inputs: Mapping[str, GraphInput], outputs: Mapping[str, Axes]) -> None:
