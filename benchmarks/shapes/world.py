@@ -30,7 +30,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (165, 60, 215),
     "cyan": (40, 210, 225),
 }
-SIZES: dict[str, float] = {"small": 7.5, "large": 13.0}
+SIZES: dict[str, float] = {"small": 7.0, "large": 12.0}
 """Name -> radius in pixels of the disc whose area the shape has, whatever the shape."""
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (16, 16, 16),

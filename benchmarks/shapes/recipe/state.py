@@ -31,7 +31,8 @@ class TrainingClock:
     """Training seconds spent, as the CPU seconds of this process over its threads.
 
     Learning-rate schedules run over these seconds. Time during which the process is stopped (SIGSTOP) or waits for a
-    core that another process holds does not count, so neither shortens the schedule.
+    core that another process holds does not count, so neither shortens the schedule. (Waiting OpenMP threads would
+    count while they spin: start the stages with ``OMP_WAIT_POLICY=PASSIVE`` on a machine that does other work.)
     """
 
     def __init__(self, budget: float, spent: float = 0.0) -> None:
@@ -46,6 +47,10 @@ class TrainingClock:
         self._last = now
         self.spent += seconds
         return seconds
+
+    def skip(self) -> None:
+        """Leave what was done since the last tick (saving, measuring) uncounted."""
+        self._last = time.process_time()
 
     @property
     def progress(self) -> float:

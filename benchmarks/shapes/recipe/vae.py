@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anyflow_rt.benchmarks.shapes.recipe.state import TORCH_THREADS, Interruption, StageState, TrainingClock, cosine
+from anyflow_rt.benchmarks.shapes.recipe.state import (
+    TORCH_THREADS,
+    Interruption,
+    StageState,
+    TrainingClock,
+    cosine,
+    work_directory,
+)
 from anyflow_rt.benchmarks.shapes.world import NUM_FRAMES, render, sample_attributes, sample_scene
+from anyflow_rt.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +60,21 @@ def new_vae() -> AutoencoderKLWan:
         vae.quant_conv.weight[16:].zero_()
         vae.quant_conv.bias[16:].fill_(2 * math.log(LATENT_NOISE))
     return vae
+
+
+def load_vae() -> AutoencoderKLWan:
+    """The VAE as far as it is trained, with the latent statistics in its config once stage ``latents`` measured them.
+
+    Raises CheckpointError where the stage was never run.
+    """
+    from diffusers import AutoencoderKLWan
+
+    saved, statistics = StageState("vae").load(), StageState("latent_statistics").load()
+    if saved is None:
+        raise CheckpointError(f"stage 'vae' has no state in {work_directory()}: run it first")
+    vae = AutoencoderKLWan(**{**VAE_CONFIG, **(statistics or {})})
+    vae.load_state_dict(saved["vae"])
+    return vae.eval()
 
 
 def decode_unclamped(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
@@ -164,9 +187,11 @@ def train(seconds: float) -> None:
         if clock.spent - last_save > SAVE_EVERY:
             save()
             last_save = clock.spent
+            clock.skip()
         if clock.spent - last_measure > MEASURE_EVERY:
             stage.log(step=step, spent=clock.spent, **held_out_quality(vae))
             last_measure = clock.spent
-            clock.tick()
+            clock.skip()
     save()
-    stage.log(step=step, spent=clock.spent, progress=clock.progress, **held_out_quality(vae))
+    if not interruption.asked:
+        stage.log(step=step, spent=clock.spent, progress=clock.progress, **held_out_quality(vae))

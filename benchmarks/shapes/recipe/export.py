@@ -1,0 +1,77 @@
+"""Stage ``export``: the trained networks as a diffusers checkpoint directory, float16 safetensors.
+
+Whatever stage is newest is taken: the flow map, else the teacher, else fresh weights (which still gives the team
+behind a runtime the real architecture to load).
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anyflow_rt.benchmarks.shapes.recipe.state import StageState, work_directory
+from anyflow_rt.benchmarks.shapes.recipe.text import new_text_encoder, new_tokenizer
+from anyflow_rt.benchmarks.shapes.recipe.transformer import TIME_SHIFT, TIME_UNITS, new_transformer
+from anyflow_rt.benchmarks.shapes.recipe.vae import load_vae
+from anyflow_rt.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from diffusers import AnyFlowTransformer3DModel
+    from transformers import UMT5EncoderModel
+
+DENOISER_STAGES = ("flow_map", "teacher")
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"
+
+
+def shipped_checkpoint() -> Path:
+    """The directory of the checkpoint that ships with the package."""
+    return Path(str(files("anyflow_rt") / "data" / "shapes"))
+
+
+def latest_denoiser(stage: str | None = None) -> tuple[AnyFlowTransformer3DModel, UMT5EncoderModel, str]:
+    """The averaged transformer and text encoder of a stage (the newest where None), and the stage's name.
+
+    Raises CheckpointError where the stage named was never run.
+    """
+    transformer, text_encoder = new_transformer(), new_text_encoder()
+    for name in (stage,) if stage else DENOISER_STAGES:
+        saved = StageState(name).load()
+        if saved is not None:
+            transformer.load_state_dict(saved["averaged_transformer"])
+            text_encoder.load_state_dict(saved["averaged_text_encoder"])
+            return transformer.eval(), text_encoder.eval(), name
+    if stage:
+        raise CheckpointError(f"stage {stage!r} has no state in {work_directory()}: run it first")
+    return transformer.eval(), text_encoder.eval(), "untrained"
+
+
+def export(directory: Path, stage: str | None = None) -> None:
+    """Write the checkpoint directory; existing files of it are replaced."""
+    import torch
+    from diffusers import AnyFlowPipeline, FlowMapEulerDiscreteScheduler
+
+    transformer, text_encoder, name = latest_denoiser(stage)
+    pipeline = AnyFlowPipeline(
+        tokenizer=new_tokenizer(),
+        text_encoder=text_encoder.to(torch.float16),
+        transformer=transformer.to(torch.float16),
+        vae=load_vae().to(torch.float16),
+        scheduler=FlowMapEulerDiscreteScheduler(num_train_timesteps=int(TIME_UNITS), shift=TIME_SHIFT),
+    )
+    pipeline.save_pretrained(directory, safe_serialization=True)
+    # transformers loads weights in the type the config names, diffusers in float32: name float32, so that both agree.
+    _edit_json(directory / "text_encoder" / "config.json", dtype="float32")
+    # The class's name in transformers 4 as well as 5.
+    _edit_json(directory / "tokenizer" / "tokenizer_config.json", tokenizer_class=TOKENIZER_CLASS)
+    _edit_json(directory / "model_index.json", tokenizer=["transformers", TOKENIZER_CLASS])
+    for path in directory.rglob("*.safetensors"):
+        path.chmod(0o644)
+    size = sum(path.stat().st_size for path in directory.rglob("*.safetensors"))
+    print(f"{directory}: denoiser of stage {name}, {size / 1e6:.1f} MB of weights")
+
+
+def _edit_json(path: Path, **changes: object) -> None:
+    contents = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,127 @@
+"""The flow-map transformer at the size of this world, and a forward pass of it that trains quickly.
+
+`velocity` computes what ``AnyFlowTransformer3DModel.forward`` computes, from the same parameters, when all frames of a
+clip share one time: one modulation a clip instead of one a token, real rotary embedding instead of complex doubles, and
+the prompt's padding collapsed into one key (see `text.encode_prompts`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AnyFlowTransformer3DModel
+
+TRANSFORMER_CONFIG = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 5,
+    "attention_head_dim": 32,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 96,
+    "freq_dim": 256,
+    "ffn_dim": 640,
+    "num_layers": 6,
+    "cross_attn_norm": True,
+    "rope_max_seq_len": 256,
+    "gate_value": 0.25,
+    "deltatime_type": "r",
+}
+TIME_UNITS = 1000.0
+"""The network takes times in these units; everything here has t = 1 for noise and t = 0 for data."""
+TIME_SHIFT = 3.0
+
+
+def new_transformer() -> AnyFlowTransformer3DModel:
+    """A transformer with fresh weights whose blocks begin as the identity and whose output begins at zero."""
+    import torch
+    from diffusers import AnyFlowTransformer3DModel
+
+    transformer = AnyFlowTransformer3DModel(**TRANSFORMER_CONFIG)
+    with torch.no_grad():
+        for parameter in transformer.condition_embedder.time_proj.parameters():
+            parameter.zero_()
+        transformer.proj_out.weight.zero_()
+        transformer.proj_out.bias.zero_()
+    return transformer
+
+
+def shifted(time: torch.Tensor) -> torch.Tensor:
+    """The scheduler's time shift: 3 s / (1 + 2 s)."""
+    return TIME_SHIFT * time / (1 + (TIME_SHIFT - 1) * time)
+
+
+def rotary_table(transformer: AnyFlowTransformer3DModel, frames: int, height: int, width: int) -> torch.Tensor:
+    """(2, tokens, head_dim / 2): cosines and sines for a latent grid in patches."""
+    import torch
+
+    layout = {"total_frames": frames, "full_frame_shape": (height, width), "full_token_per_frame": height * width}
+    angles = transformer.rope(layout_cfg=layout, device=torch.device("cpu"))["query"][0, 0]
+    return torch.stack([angles.real, angles.imag]).float()
+
+
+def _rotate(heads: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+    """Rotate interleaved pairs of (B, tokens, heads, head_dim)."""
+    import torch
+
+    cosine, sine = rotary[:, None, :, None, :].to(heads.dtype)
+    even, odd = heads.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
+
+
+def velocity(
+    transformer: AnyFlowTransformer3DModel,
+    latents: torch.Tensor,
+    start: torch.Tensor,
+    end: torch.Tensor,
+    prompt: torch.Tensor,
+    pad_bias: torch.Tensor,
+    rotary: torch.Tensor,
+) -> torch.Tensor:
+    """Mean velocity from time ``start`` to time ``end``, both (B,) in [0, 1]; latents and result (B, F, C, H, W).
+
+    ``prompt`` (B, S, E) and ``pad_bias`` (B, 1) come from `text.encode_prompts`, ``rotary`` from `rotary_table`.
+    """
+    import torch
+    from torch.nn import functional
+
+    conditioner, heads = transformer.condition_embedder, transformer.config.num_attention_heads
+    batch, frames, _, height, width = latents.shape
+    hidden = transformer.patch_embedding(latents.transpose(1, 2)).flatten(2).transpose(1, 2)
+
+    gate = conditioner.delta_emb_gate
+    embedding = (1 - gate) * conditioner.time_embedder(conditioner.timesteps_proj(start * TIME_UNITS))
+    embedding = embedding + gate * conditioner.delta_embedder(conditioner.timesteps_proj(end * TIME_UNITS))
+    modulation = conditioner.time_proj(functional.silu(embedding)).float().unflatten(-1, (1, 6, -1))
+    context = conditioner.text_embedder(functional.pad(prompt, (0, 0, 0, 1)))
+    bias = functional.pad(pad_bias, (prompt.shape[1], 0))[:, None, None, :]
+
+    def normalized(tokens: torch.Tensor) -> torch.Tensor:
+        return functional.layer_norm(tokens, tokens.shape[-1:], eps=transformer.config.eps)
+
+    for block in transformer.blocks:
+        shift1, scale1, gate1, shift2, scale2, gate2 = (block.scale_shift_table[None] + modulation).unbind(2)
+        tokens = normalized(hidden) * (1 + scale1) + shift1
+        attention = block.attn1
+        query = _rotate(attention.norm_q(attention.to_q(tokens)).unflatten(-1, (heads, -1)), rotary).transpose(1, 2)
+        key = _rotate(attention.norm_k(attention.to_k(tokens)).unflatten(-1, (heads, -1)), rotary).transpose(1, 2)
+        value = attention.to_v(tokens).unflatten(-1, (heads, -1)).transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(query, key.to(query.dtype), value.to(query.dtype))
+        hidden = hidden + attention.to_out[0](mixed.transpose(1, 2).flatten(2)) * gate1
+
+        attention = block.attn2
+        query = attention.norm_q(attention.to_q(block.norm2(hidden))).unflatten(-1, (heads, -1)).transpose(1, 2)
+        key = attention.norm_k(attention.to_k(context)).unflatten(-1, (heads, -1)).transpose(1, 2)
+        value = attention.to_v(context).unflatten(-1, (heads, -1)).transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(
+            query, key.to(query.dtype), value.to(query.dtype), attn_mask=bias.to(query.dtype)
+        )
+        hidden = hidden + attention.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+        hidden = hidden + block.ffn(normalized(hidden) * (1 + scale2) + shift2) * gate2
+
+    shift, scale = (transformer.scale_shift_table + embedding.float()[:, None]).chunk(2, dim=1)
+    output = transformer.proj_out(normalized(hidden) * (1 + scale) + shift).float()
+    output = output.reshape(batch, frames, height // 2, width // 2, 2, 2, -1)
+    return torch.einsum("bfhwpqc->bfchpwq", output).reshape(batch, frames, -1, height, width)
