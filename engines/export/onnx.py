@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -41,8 +42,8 @@ def export_module(
     program = torch.export.export(
         module,
         args=(),
-        kwargs={name: value.example.contiguous() for name, value in inputs.items()},
-        dynamic_shapes={name: _dynamic(value.axes) for name, value in inputs.items()},
+        kwargs=_arguments(module, {name: value.example.contiguous() for name, value in inputs.items()}),
+        dynamic_shapes=_arguments(module, {name: _dynamic(value.axes) for name, value in inputs.items()}),
         strict=False,
         prefer_deferred_runtime_asserts_over_guards=True,
     )
@@ -59,6 +60,14 @@ def export_module(
     assert onnx_program is not None
     _name_axes(onnx_program.model.graph, inputs, outputs)
     onnx_program.save(str(path), external_data=True)
+
+
+def _arguments(module: nn.Module, values: Mapping[str, object]) -> dict[str, object]:
+    """``values`` by the parameters of ``module.forward``; names it does not have go, as a tuple, to its last one."""
+    parameters = list(inspect.signature(module.forward).parameters)
+    arguments = {name: value for name, value in values.items() if name in parameters}
+    rest = tuple(value for name, value in values.items() if name not in parameters)
+    return {**arguments, parameters[-1]: rest} if rest else arguments
 
 
 def _dynamic(axes: Axes) -> dict[int, object]:
