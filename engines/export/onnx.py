@@ -70,6 +70,17 @@ def _arguments(module: nn.Module, values: Mapping[str, object]) -> dict[str, obj
     return {**arguments, parameters[-1]: rest} if rest else arguments
 
 
+def _dynamic_shapes(module: nn.Module, inputs: Mapping[str, GraphInput]) -> dict[str, object]:
+    """By parameter of ``module.forward``; inputs that it takes as ``**keywords`` stand together under that name."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    keywords = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+    named = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    shapes: dict[str, object] = {name: _dynamic(inputs[name].axes) for name in inputs if name in named}
+    if keywords is not None:
+        shapes[keywords] = {name: _dynamic(value.axes) for name, value in inputs.items() if name not in named}
+    return shapes
+
+
 def _dynamic(axes: Axes) -> dict[int, object]:
     """torch.export's description of ``axes``. A stated multiple keeps its shape expressions, and so the export, short."""
     dims: dict[int, object] = {}

@@ -17,7 +17,7 @@ Weights are taken by the names they have in the checkpoint.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from anyflow_rt.engines.architecture import TransformerConfig
 
-TensorReader = Callable[[str], Tensor]
-"""Reads one tensor of the checkpoint by its name."""
+Weights = Mapping[str, Tensor]
+"""The checkpoint's tensors by name, read when they are asked for."""
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -37,8 +37,8 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
-def _read_linear(read: TensorReader, name: str) -> nn.Linear:
-    return _linear(read(f"{name}.weight"), read(f"{name}.bias"))
+def _read_linear(weights: Weights, name: str) -> nn.Linear:
+    return _linear(weights[f"{name}.weight"], weights[f"{name}.bias"])
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:
@@ -54,18 +54,18 @@ def rotary_halves(heads: int, head_dim: int) -> Tensor:
 class SelfAttention(nn.Module):
     """RMSNorm over heads x head_dim on q and k, rotary embedding, attention over all tokens of a video."""
 
-    def __init__(self, config: TransformerConfig, read: TensorReader, prefix: str) -> None:
+    def __init__(self, config: TransformerConfig, weights: Weights, prefix: str) -> None:
         super().__init__()
         self.heads, self.eps = config.num_attention_heads, config.eps
         order = rotary_halves(self.heads, config.attention_head_dim)
-        weights = [read(f"{prefix}.to_{name}.weight") for name in "qkv"]
-        biases = [read(f"{prefix}.to_{name}.bias") for name in "qkv"]
+        matrices = [weights[f"{prefix}.to_{name}.weight"] for name in "qkv"]
+        biases = [weights[f"{prefix}.to_{name}.bias"] for name in "qkv"]
         for index in (0, 1):
-            weights[index], biases[index] = weights[index][order], biases[index][order]
-        self.qkv = _linear(torch.cat(weights), torch.cat(biases))
-        self.query_gain = _parameter(read(f"{prefix}.norm_q.weight")[order])
-        self.key_gain = _parameter(read(f"{prefix}.norm_k.weight")[order])
-        self.out = _read_linear(read, f"{prefix}.to_out.0")
+            matrices[index], biases[index] = matrices[index][order], biases[index][order]
+        self.qkv = _linear(torch.cat(matrices), torch.cat(biases))
+        self.query_gain = _parameter(weights[f"{prefix}.norm_q.weight"][order])
+        self.key_gain = _parameter(weights[f"{prefix}.norm_k.weight"][order])
+        self.out = _read_linear(weights, f"{prefix}.to_out.0")
 
     def forward(self, x: Tensor, rope_cos: Tensor, rope_sin: Tensor) -> Tensor:
         """x (B, L, D); rope_cos, rope_sin (L, d/2) -> (B, L, D)."""
@@ -90,12 +90,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class CrossAttention(nn.Module):
     """Attention to the prompt's keys and values, which the ``Conditioner`` computed."""
 
-    def __init__(self, config: TransformerConfig, read: TensorReader, prefix: str) -> None:
+    def __init__(self, config: TransformerConfig, weights: Weights, prefix: str) -> None:
         super().__init__()
         self.heads, self.eps = config.num_attention_heads, config.eps
-        self.query = _read_linear(read, f"{prefix}.to_q")
-        self.query_gain = _parameter(read(f"{prefix}.norm_q.weight"))
-        self.out = _read_linear(read, f"{prefix}.to_out.0")
+        self.query = _read_linear(weights, f"{prefix}.to_q")
+        self.query_gain = _parameter(weights[f"{prefix}.norm_q.weight"])
+        self.out = _read_linear(weights, f"{prefix}.to_out.0")
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         """x (B, L, D); key, value (B, heads, S + 1, d); bias (B, 1, L, S + 1) -> (B, L, D)."""
@@ -108,18 +108,18 @@ class CrossAttention(nn.Module):
 class Block(nn.Module):
     """One transformer block on tokens grouped by frame, (B, F, N, D)."""
 
-    def __init__(self, config: TransformerConfig, read: TensorReader, prefix: str) -> None:
+    def __init__(self, config: TransformerConfig, weights: Weights, prefix: str) -> None:
         super().__init__()
         self.eps = config.eps
-        self.scale_shift_table = _parameter(read(f"{prefix}.scale_shift_table"))
-        self.self_attention = SelfAttention(config, read, f"{prefix}.attn1")
-        self.cross_attention = CrossAttention(config, read, f"{prefix}.attn2")
+        self.scale_shift_table = _parameter(weights[f"{prefix}.scale_shift_table"])
+        self.self_attention = SelfAttention(config, weights, f"{prefix}.attn1")
+        self.cross_attention = CrossAttention(config, weights, f"{prefix}.attn2")
         self.cross_norm = config.cross_attn_norm
         if self.cross_norm:
-            self.norm_gain = _parameter(read(f"{prefix}.norm2.weight"))
-            self.norm_bias = _parameter(read(f"{prefix}.norm2.bias"))
-        self.expand = _read_linear(read, f"{prefix}.ffn.net.0.proj")
-        self.contract = _read_linear(read, f"{prefix}.ffn.net.2")
+            self.norm_gain = _parameter(weights[f"{prefix}.norm2.weight"])
+            self.norm_bias = _parameter(weights[f"{prefix}.norm2.bias"])
+        self.expand = _read_linear(weights, f"{prefix}.ffn.net.0.proj")
+        self.contract = _read_linear(weights, f"{prefix}.ffn.net.2")
 
     def forward(
         self, x: Tensor, modulation: Tensor, cross: tuple[Tensor, Tensor, Tensor], rope: tuple[Tensor, Tensor]
@@ -144,15 +144,15 @@ def layer_norm(x: Tensor, eps: float) -> Tensor:
 class Denoiser(nn.Module):
     """One jump: z_t -> z_r."""
 
-    def __init__(self, config: TransformerConfig, read: TensorReader) -> None:
+    def __init__(self, config: TransformerConfig, weights: Weights) -> None:
         super().__init__()
         self.patch, self.eps = config.patch_size[1], config.eps
         self.channels = config.out_channels
-        self.patch_weight = _parameter(read("patch_embedding.weight").squeeze(2))
-        self.patch_bias = _parameter(read("patch_embedding.bias"))
-        self.blocks = nn.ModuleList(Block(config, read, f"blocks.{i}") for i in range(config.num_layers))
-        self.scale_shift_table = _parameter(read("scale_shift_table"))
-        self.head = _read_linear(read, "proj_out")
+        self.patch_weight = _parameter(weights["patch_embedding.weight"].squeeze(2))
+        self.patch_bias = _parameter(weights["patch_embedding.bias"])
+        self.blocks = nn.ModuleList(Block(config, weights, f"blocks.{i}") for i in range(config.num_layers))
+        self.scale_shift_table = _parameter(weights["scale_shift_table"])
+        self.head = _read_linear(weights, "proj_out")
 
     def forward(
         self,
@@ -185,17 +185,17 @@ class Denoiser(nn.Module):
 class Conditioner(nn.Module):
     """Prompt embeddings -> cross-attention keys and values of every block, with the padding collapsed to one key."""
 
-    def __init__(self, config: TransformerConfig, read: TensorReader) -> None:
+    def __init__(self, config: TransformerConfig, weights: Weights) -> None:
         super().__init__()
         self.layers, self.heads, self.dim = config.num_layers, config.num_attention_heads, config.inner_dim
         self.eps = config.eps
-        self.text_in = _read_linear(read, "condition_embedder.text_embedder.linear_1")
-        self.text_out = _read_linear(read, "condition_embedder.text_embedder.linear_2")
+        self.text_in = _read_linear(weights, "condition_embedder.text_embedder.linear_1")
+        self.text_out = _read_linear(weights, "condition_embedder.text_embedder.linear_2")
         names = [f"blocks.{i}.attn2.{which}" for which in ("to_k", "to_v") for i in range(self.layers)]
         self.key_value = _linear(
-            torch.cat([read(f"{name}.weight") for name in names]), torch.cat([read(f"{name}.bias") for name in names])
+            torch.cat([weights[f"{name}.weight"] for name in names]), torch.cat([weights[f"{name}.bias"] for name in names])
         )
-        gains = [read(f"blocks.{i}.attn2.norm_k.weight") for i in range(self.layers)]
+        gains = [weights[f"blocks.{i}.attn2.norm_k.weight"] for i in range(self.layers)]
         self.key_gain = _parameter(torch.stack(gains)[:, None, None, :])
 
     def forward(self, prompt_embeds: Tensor, pad_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -213,7 +213,7 @@ class Conditioner(nn.Module):
 class TimeEmbedder(nn.Module):
     """(t, r) of every frame -> the modulation of the blocks and of the head. Always float32: t reaches 1000."""
 
-    def __init__(self, config: TransformerConfig, read: TensorReader) -> None:
+    def __init__(self, config: TransformerConfig, weights: Weights) -> None:
         super().__init__()
         self.subtract = config.deltatime_type == "t-r"
         self.gate, self.odd = config.gate_value, config.freq_dim % 2
@@ -221,9 +221,9 @@ class TimeEmbedder(nn.Module):
         exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32) / half
         self.frequencies = nn.Parameter(torch.exp(exponent), requires_grad=False)
         embedder = "condition_embedder"
-        self.time = nn.ModuleList(_read_linear(read, f"{embedder}.time_embedder.linear_{i}") for i in (1, 2))
-        self.delta = nn.ModuleList(_read_linear(read, f"{embedder}.delta_embedder.linear_{i}") for i in (1, 2))
-        self.project = _read_linear(read, f"{embedder}.time_proj")
+        self.time = nn.ModuleList(_read_linear(weights, f"{embedder}.time_embedder.linear_{i}") for i in (1, 2))
+        self.delta = nn.ModuleList(_read_linear(weights, f"{embedder}.delta_embedder.linear_{i}") for i in (1, 2))
+        self.project = _read_linear(weights, f"{embedder}.time_proj")
 
     def forward(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         """t, r (B, F) in 0..num_train_timesteps -> modulation (B, F, 6, D), head_modulation (B, F, D)."""

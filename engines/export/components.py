@@ -1,0 +1,176 @@
+"""The components of a checkpoint as graphs: which module, which inputs, which symbols. The one list of them all.
+
+Symbols: B videos, F latent frames, k latent frames of one decoder call, S prompt tokens, P = S + 1 keys, L video
+tokens, 2*h and 2*w the latent height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anyflow_rt.engines import vae_cache
+from anyflow_rt.engines.architecture import Architecture
+from anyflow_rt.engines.export import text_encoder, transformer, vae_decoder, vae_encoder
+from anyflow_rt.engines.export.onnx import Axes, GraphInput, export_module
+from anyflow_rt.engines.vae_cache import CacheShape
+
+Weights = Mapping[str, Tensor]
+EXPORT_VERSION = 1
+"""Raised whenever a graph changes for the same checkpoint: part of a bundle's identity."""
+
+_B, _F, _K, _S, _H, _W = 2, 3, 2, 5, 4, 6
+"""Example sizes: none is 1, which the exporter would bake in, and none equals another of the same input."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One component ready to be exported."""
+
+    module: nn.Module
+    inputs: dict[str, GraphInput]
+    outputs: dict[str, Axes]
+
+
+GraphBuilder = Callable[[Architecture, Weights], Graph]
+
+
+@dataclass(frozen=True)
+class Component:
+    """``network`` is the folder its weights come from; ``graph`` builds the module and describes its ports."""
+
+    network: str
+    graph: GraphBuilder
+
+
+def export_component(name: str, architecture: Architecture, weights: Weights, path: Path) -> None:
+    """Write component ``name`` to ``path`` (ONNX, weights in ``<path>.data``)."""
+    with torch.no_grad():
+        graph = COMPONENTS[name].graph(architecture, weights)
+        export_module(graph.module, graph.inputs, graph.outputs, path)
+
+
+def _text_encoder(architecture: Architecture, weights: Weights) -> Graph:
+    tokens = torch.ones(_B, _S, dtype=torch.int64)
+    return Graph(
+        text_encoder.build(architecture.text_encoder, weights),
+        {"input_ids": GraphInput(tokens, ("B", "S")), "attention_mask": GraphInput(tokens.clone(), ("B", "S"))},
+        {"prompt_embeds": ("B", "S", architecture.text_encoder.d_model)},
+    )
+
+
+def _conditioner(architecture: Architecture, weights: Weights) -> Graph:
+    config = architecture.transformer
+    cross: Axes = (config.num_layers, "B", config.num_attention_heads, "P", config.attention_head_dim)
+    return Graph(
+        transformer.Conditioner(config, weights),
+        {
+            "prompt_embeds": GraphInput(torch.zeros(_B, _S, config.text_dim), ("B", "S", config.text_dim)),
+            "pad_bias": GraphInput(torch.zeros(_B, 1), ("B", 1)),
+        },
+        {"cross_key": cross, "cross_value": cross, "context_bias": ("B", "P")},
+    )
+
+
+def _time_embedder(architecture: Architecture, weights: Weights) -> Graph:
+    config = architecture.transformer
+    return Graph(
+        transformer.TimeEmbedder(config, weights),
+        {name: GraphInput(torch.zeros(_B, _F), ("B", "F")) for name in ("t", "r")},
+        {"modulation": ("B", "F", 6, config.inner_dim), "head_modulation": ("B", "F", config.inner_dim)},
+    )
+
+
+def _denoiser(architecture: Architecture, weights: Weights) -> Graph:
+    config = architecture.transformer
+    patch, half = config.patch_size[1], config.attention_head_dim // 2
+    latents: Axes = ("B", "F", config.in_channels, f"{patch}*h", f"{patch}*w")
+    cross: Axes = (config.num_layers, "B", config.num_attention_heads, "P", config.attention_head_dim)
+    sizes = {"B": _B, "F": _F, "P": _S + 1, "L": _F * _H * _W, f"{patch}*h": patch * _H, f"{patch}*w": patch * _W}
+    axes: dict[str, Axes] = {
+        "latents": latents,
+        "modulation": ("B", "F", 6, config.inner_dim),
+        "head_modulation": ("B", "F", config.inner_dim),
+        "interval": ("B", "F"),
+        "cross_key": cross,
+        "cross_value": cross,
+        "context_bias": ("B", "P"),
+        "rope_cos": ("L", half),
+        "rope_sin": ("L", half),
+    }
+    inputs = {name: GraphInput(_zeros(value, sizes), value) for name, value in axes.items()}
+    return Graph(transformer.Denoiser(config, weights), inputs, {"z_r": latents})
+
+
+def _vae_decoder(first: bool) -> GraphBuilder:
+    def graph(architecture: Architecture, weights: Weights) -> Graph:
+        vae = architecture.vae
+        caches = _cache_axes(vae_cache.decoder_caches(vae))
+        frames: Axes = ("B", 1 if first else f"{vae.temporal_factor}*k", "H", "W", 3)
+        latents: Axes = ("B", 1 if first else "k", vae.z_dim, "h", "w")
+        sizes = {"B": _B, "k": _K, "h": _H, "w": _W}
+        axes = {"latents": latents} if first else {"latents": latents, **caches}
+        build = vae_decoder.build_first if first else vae_decoder.build_next
+        inputs = {name: GraphInput(_zeros(value, sizes), value) for name, value in axes.items()}
+        return Graph(build(vae, weights), inputs, {"frames": frames, **caches})
+
+    return graph
+
+
+def _vae_encoder(first: bool) -> GraphBuilder:
+    def graph(architecture: Architecture, weights: Weights) -> Graph:
+        vae = architecture.vae
+        caches = _cache_axes(vae_cache.encoder_caches(vae))
+        height, width = f"{vae.spatial_factor}*h", f"{vae.spatial_factor}*w"
+        frames: Axes = ("B", 1 if first else f"{vae.temporal_factor}*k", height, width, 3)
+        latents: Axes = ("B", 1 if first else "k", vae.z_dim, "h", "w")
+        sizes = {"B": _B, "k": _K, "h": _H, "w": _W}
+        example = _zeros(frames, sizes).to(torch.uint8)
+        inputs = {"frames": GraphInput(example, frames)}
+        if not first:
+            inputs |= {name: GraphInput(_zeros(value, sizes), value) for name, value in caches.items()}
+        build = vae_encoder.build_first if first else vae_encoder.build_next
+        return Graph(build(vae, weights), inputs, {"latents": latents, **caches})
+
+    return graph
+
+
+def _cache_axes(shapes: tuple[CacheShape, ...]) -> dict[str, Axes]:
+    return {
+        f"cache_{index}": ("B", cache.channels, cache.frames, _times(cache.scale, "h"), _times(cache.scale, "w"))
+        for index, cache in enumerate(shapes)
+    }
+
+
+def _times(factor: int, symbol: str) -> str:
+    return symbol if factor == 1 else f"{factor}*{symbol}"
+
+
+def _zeros(axes: Axes, sizes: Mapping[str, int]) -> Tensor:
+    """An example of ``axes``; a symbol ``n*s`` that ``sizes`` does not name is n times the size of s."""
+
+    def size(axis: str | int) -> int:
+        if isinstance(axis, int):
+            return axis
+        if axis in sizes:
+            return sizes[axis]
+        factor, _, symbol = axis.partition("*")
+        return int(factor) * sizes[symbol]
+
+    return torch.zeros([size(axis) for axis in axes])
+
+
+COMPONENTS: dict[str, Component] = {
+    "text_encoder": Component("text_encoder", _text_encoder),
+    "conditioner": Component("transformer", _conditioner),
+    "time_embedder": Component("transformer", _time_embedder),
+    "denoiser": Component("transformer", _denoiser),
+    "vae_decoder_first": Component("vae", _vae_decoder(first=True)),
+    "vae_decoder_next": Component("vae", _vae_decoder(first=False)),
+    "vae_encoder_first": Component("vae", _vae_encoder(first=True)),
+    "vae_encoder_next": Component("vae", _vae_encoder(first=False)),
+}
