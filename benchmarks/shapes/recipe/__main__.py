@@ -11,7 +11,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m anyflow_rt.benchmarks.shapes.recipe", description=__doc__)
     stages = parser.add_subparsers(dest="stage", required=True)
     vae = stages.add_parser("vae", help="train the video autoencoder")
-    vae.add_argument("--seconds", type=float, default=1800.0, help="training seconds in all (default: %(default)s)")
+    vae.add_argument("--seconds", type=float, default=900.0, help="training seconds in all (default: %(default)s)")
     export_options = stages.add_parser("export", help="write the checkpoint in the diffusers layout, float16")
     export_options.add_argument("--out", type=Path, help="directory (default: the one that ships with the package)")
     export_options.add_argument("--denoiser", choices=("teacher", "flow_map"), help="whose denoiser (default: the newest)")

@@ -143,10 +143,13 @@ def train(seconds: float) -> None:
     """Train, or go on training, for a budget of training seconds in all (see `TrainingClock`)."""
     import torch
 
+    from anyflow_rt.benchmarks.shapes.recipe.convolution import train_quickly
+
     torch.set_num_threads(TORCH_THREADS)
     torch.manual_seed(0)
     stage, interruption = StageState("vae"), Interruption()
     vae = new_vae()
+    train_quickly(vae)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     clock, step = TrainingClock(seconds), 0
     saved = stage.load()
