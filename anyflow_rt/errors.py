@@ -40,9 +40,11 @@ class OutputError(AnyflowError):
 
 
 class MissingPackageError(AnyflowError):
-    """An optional package is needed. The message holds the ``pip install`` line that mends it."""
+    """A package is needed. The message holds the ``pip install`` line that mends it.
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed: run  pip install 'anyflow-rt[{extra}]'"
-        )
+    ``extra`` is the extra of ours that has it, None where it is one of our plain dependencies.
+    """
+
+    def __init__(self, package: str, extra: str | None, purpose: str) -> None:
+        wanted = package if extra is None else f"'anyflow-rt[{extra}]'"
+        super().__init__(f"{purpose} needs the package {package!r}, which is not installed: run  pip install {wanted}")

@@ -24,7 +24,8 @@ class TensorSpec:
     """Shape and element type of one input or output.
 
     A dimension is an ``int`` where the graph fixes it, a name where the graph is symbolic (equal names are equal
-    sizes within one call), ``None`` where nothing is known. ``dtype`` is the numpy element type.
+    sizes within one call), ``None`` where nothing is known. ``dtype`` is the numpy element type; bfloat16, which numpy
+    lacks, travels as its bits in uint16 (all zeros are zero; ``bfloat16_to_float32`` reads them).
     """
 
     shape: tuple[int | str | None, ...]
@@ -39,17 +40,25 @@ class TensorSpec:
 class EngineOptions:
     """How a component is to be executed.
 
-    precision: ``fp32`` or ``bf16``. cache_dir: where compiled forms may be kept between processes, None for nowhere.
-    threads: worker threads of one call, None for the engine's own choice.
+    precision: ``fp32`` or ``bf16``. cache_dir: where compiled forms may be kept between processes, None for nowhere;
+    one directory a bundle. threads: worker threads of one call, None for the engine's own choice.
+    compute_type: shell patterns of the float32 inputs and outputs that only pass from one component to another
+    (caches, keys and values); at bf16 an engine may take and give them as bfloat16 and spare the conversions.
     """
 
     precision: str = "fp32"
     cache_dir: Path | None = None
     threads: int | None = None
+    compute_type: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise EngineError(f"threads is {self.threads}; give at least 1, or leave it out for the engine's choice")
+
+
+def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
+    """The float32 values of bfloat16 bits held in uint16: the upper halves of the same numbers. Exact."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 class Engine(ABC):

@@ -47,7 +47,7 @@ def default_engine() -> str:
         return "openvino"
     if "onnxruntime" in available:
         return "onnxruntime"
-    raise MissingPackageError("onnxruntime", "build", "running a component")
+    raise MissingPackageError("onnxruntime", None, "running a component")
 
 
 def default_precision(engine: str) -> tuple[str, str | None]:
@@ -87,12 +87,13 @@ def open_engine(
     precision: str,
     cache_dir: str | Path | None = None,
     threads: int | None = None,
+    compute_type: tuple[str, ...] = (),
 ) -> Engine:
-    """Load the ONNX file ``model_path`` into the engine ``name``.
+    """Load the ONNX file ``model_path`` into the engine ``name``; the options are ``EngineOptions``'.
 
     Raises EngineError for a name or precision that is not there, MissingPackageError where the package is missing.
     """
     check_engine_name(name)
     check_precision(name, precision)
     cache = None if cache_dir is None else Path(cache_dir)
-    return _ENGINES[name]()(model_path, EngineOptions(precision, cache, threads))
+    return _ENGINES[name]()(model_path, EngineOptions(precision, cache, threads, compute_type))

@@ -1,0 +1,63 @@
+"""ONNX Runtime on any CPU, fp32: the portable engine, and the golden reference of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from anyflow_rt.engines.engine import Engine, TensorSpec
+from anyflow_rt.engines.onnx_signature import read_signature
+from anyflow_rt.errors import EngineError, MissingPackageError
+
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeEngine(Engine):
+    """One component in an ONNX Runtime session. Outputs are fresh arrays; ``cache_dir`` has no use here."""
+
+    name = "onnxruntime"
+
+    def _load(self) -> None:
+        if self.options.precision != "fp32":
+            raise EngineError(f"the onnxruntime engine has no {self.options.precision}; use --precision fp32")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingPackageError("onnxruntime", None, "the onnxruntime engine") from error
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = _ERRORS_ONLY
+        if self.options.threads is not None:
+            options.intra_op_num_threads = self.options.threads
+        self._signature = read_signature(self.model_path)
+        self._failures = _failure_types(onnxruntime)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(self.model_path), options, providers=["CPUExecutionProvider"]
+            )
+        except self._failures as error:
+            raise EngineError(f"ONNX Runtime cannot load {self.model_path}: {_reason(error)}") from error
+
+    def _describe(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+        return self._signature
+
+    def _infer(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            results = self._session.run(list(self.outputs), dict(arrays))
+        except self._failures as error:
+            given = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
+            raise EngineError(f"{self._label} failed on {given}: {_reason(error)}") from error
+        return dict(zip(self.outputs, results, strict=True))
+
+    def _release(self) -> None:
+        del self._session
+
+
+def _failure_types(onnxruntime: Any) -> tuple[type[Exception], ...]:
+    """ONNX Runtime's exceptions, which share no base of their own."""
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

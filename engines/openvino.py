@@ -1,0 +1,262 @@
+"""OpenVINO on x86 CPUs: fp32, and bf16 where the processor has it.
+
+The precision is always set, since OpenVINO takes bf16 by itself where it can. Its bf16 is a rule, not a cast of the
+graph: products (MatMul, Conv) and what lies above them run in bf16; graph inputs and outputs, and all that follows the
+last product, stay float32. A graph that ends in z - interval u therefore keeps z's bits where interval is 0.
+
+Cold start. Compiling an ONNX graph takes several times as long as loading its compiled form, which is kept in
+``cache_dir`` as OpenVINO's exported blob, keyed by everything it depends on. Loading a blob reads no ONNX operator:
+OpenVINO's own ``CACHE_DIR`` has to read and rewrite the graph first wherever inputs are retyped (``compute_type``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyflow_rt.engines.engine import Engine, TensorSpec
+from anyflow_rt.engines.onnx_signature import read_signature
+from anyflow_rt.errors import EngineError, MissingPackageError
+
+_log = logging.getLogger(__name__)
+_import_lock = threading.Lock()
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_BFLOAT16 = np.dtype(np.uint16)
+
+BLOB_LIMIT = 1 << 30
+"""Bytes of weights above which the compiled form is left to OpenVINO's own cache: exporting a blob holds it in memory
+once more, OpenVINO writes its cache as a stream."""
+
+
+class OpenVinoEngine(Engine):
+    """One component compiled by OpenVINO for the CPU."""
+
+    name = "openvino"
+
+    def _load(self) -> None:
+        openvino = import_openvino()
+        self._openvino = openvino
+        if self.options.precision == "bf16" and not processor_has_bf16():
+            raise EngineError("this processor has no bf16 instructions; use --precision fp32")
+        self._signature = self._retyped(*read_signature(self.model_path))
+        try:
+            self._compiled = self._compile()
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot compile {self.model_path}: {_reason(error)}") from error
+        self._request = self._compiled.create_infer_request()
+        self._input_ports = [_port(self._compiled.inputs, name) for name in self._signature[0]]
+        self._output_ports = [_port(self._compiled.outputs, name) for name in self._signature[1]]
+        self._blank_outputs = [self._request.get_tensor(port) for port in self._output_ports]
+        self._output_shapes: dict[tuple[tuple[int, ...], ...], list[tuple[int, ...]]] = {}
+        self._spare: list[list[Any]] = [[] for _ in self._blank_outputs]
+
+    def _describe(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+        return self._signature
+
+    def _infer(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        request = self._request
+        contiguous = [np.asarray(array, order="C") for array in arrays.values()]
+        for port, array in zip(self._input_ports, contiguous, strict=True):
+            request.set_tensor(port, self._shared(array, port.element_type))
+        key = tuple(array.shape for array in arrays.values())
+        shapes = self._output_shapes.get(key)
+        outputs = self._blank_outputs if shapes is None else [self._take(i, shape) for i, shape in enumerate(shapes)]
+        for port, tensor in zip(self._output_ports, outputs, strict=True):
+            request.set_tensor(port, tensor)
+        try:
+            request.infer(share_outputs=True)
+        except RuntimeError as error:
+            raise EngineError(f"{self._label} failed on {self._given(arrays)}: {_reason(error)}") from error
+        if shapes is None:
+            # What these input shapes lead to is known from now on; this once the results are in the request's memory.
+            self._output_shapes[key] = [tuple(tensor.shape) for tensor in outputs]
+            results = [tensor.data.copy() for tensor in outputs]
+        else:
+            results = [self._lend(index, tensor) for index, tensor in enumerate(outputs)]
+        return {
+            name: result.view(spec.dtype) for (name, spec), result in zip(self.outputs.items(), results, strict=True)
+        }
+
+    def _release(self) -> None:
+        del self._request, self._compiled, self._blank_outputs, self._spare, self._input_ports, self._output_ports
+
+    def _shared(self, array: np.ndarray, element_type: Any) -> Any:
+        """``array`` as OpenVINO sees it, in place, read-only arrays too. ``array`` must outlive the call."""
+        return self._openvino.Tensor(array, self._openvino.Shape(array.shape), element_type)
+
+    def _take(self, index: int, shape: tuple[int, ...]) -> Any:
+        """Memory for output ``index``: some that has come back, or new."""
+        spare = self._spare[index]
+        while spare:
+            tensor = spare.pop()
+            if tuple(tensor.shape) == shape:
+                return tensor
+        return self._openvino.Tensor(self._output_ports[index].element_type, self._openvino.Shape(shape))
+
+    def _lend(self, index: int, tensor: Any) -> np.ndarray:
+        """``tensor``'s array. Once nothing refers to it or a view of it, ``tensor`` is spare again."""
+        array: np.ndarray = tensor.data
+        weakref.finalize(array, self._spare[index].append, tensor).atexit = False
+        return array
+
+    def _given(self, arrays: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
+
+    def _retyped(
+        self, inputs: dict[str, TensorSpec], outputs: dict[str, TensorSpec]
+    ) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+        """The graph's signature, with bfloat16 in place of float32 where ``compute_type`` says so."""
+
+        def retype(specs: dict[str, TensorSpec]) -> dict[str, TensorSpec]:
+            return {n: replace(s, dtype=_BFLOAT16) if self._is_retyped(n, s) else s for n, s in specs.items()}
+
+        return retype(inputs), retype(outputs)
+
+    def _is_retyped(self, name: str, spec: TensorSpec) -> bool:
+        asked = any(fnmatch(name, pattern) for pattern in self.options.compute_type)
+        return asked and self.options.precision == "bf16" and spec.dtype == np.float32
+
+    def _compile(self) -> Any:
+        """The compiled model: from the cache, else from ONNX, and then into the cache."""
+        openvino = self._openvino
+        blob = self._blob_path()
+        if blob is not None and blob.is_file():
+            try:
+                return core().import_model(openvino.tensor_from_file(blob), "CPU", self._settings())
+            except RuntimeError as error:
+                _log.warning("compiling %s anew: %s does not load (%s)", self.model_path.name, blob, _reason(error))
+        model = self._read_model()
+        if blob is None:
+            return core().compile_model(model, "CPU", self._settings())
+        if _weight_bytes(model) > BLOB_LIMIT:
+            return core().compile_model(model, "CPU", {**self._settings(), "CACHE_DIR": str(blob.parent)})
+        compiled = core().compile_model(model, "CPU", self._settings())
+        self._keep(compiled, blob)
+        return compiled
+
+    def _read_model(self) -> Any:
+        """The ONNX graph, its ``compute_type`` inputs and outputs retyped."""
+        openvino = self._openvino
+        model = core().read_model(self.model_path)
+        steps = openvino.preprocess.PrePostProcessor(model)
+        inputs, outputs = read_signature(self.model_path)
+        for name, spec in inputs.items():
+            if self._is_retyped(name, spec):
+                steps.input(name).tensor().set_element_type(openvino.Type.bf16)
+        for name, spec in outputs.items():
+            if self._is_retyped(name, spec):
+                steps.output(name).tensor().set_element_type(openvino.Type.bf16)
+        return steps.build()
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[self.options.precision],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if self.options.threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = self.options.threads
+        return settings
+
+    def _blob_path(self) -> Path | None:
+        """Where the compiled form belongs: named by the model, keyed by all that it depends on."""
+        if self.options.cache_dir is None:
+            return None
+        status = self.model_path.stat()
+        depends_on = (
+            status.st_size,
+            status.st_mtime_ns,
+            self.options.compute_type,
+            self._openvino.get_version(),
+            core().get_property("CPU", "FULL_DEVICE_NAME"),
+            sorted(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        )
+        key = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:16]
+        return self.options.cache_dir / f"{self._blob_stem}{key}.blob"
+
+    @property
+    def _blob_stem(self) -> str:
+        return f"{self.model_path.stem}-{self.options.precision}-"
+
+    def _keep(self, compiled: Any, blob: Path) -> None:
+        """Write ``compiled`` to ``blob``, whole or not at all, in place of what older versions left there."""
+        partial = blob.with_suffix(f".partial-{os.getpid()}")
+        try:
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            for old in blob.parent.glob(f"{self._blob_stem}*"):
+                old.unlink(missing_ok=True)
+            partial.write_bytes(compiled.export_model().getbuffer())
+            partial.replace(blob)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            _log.warning("the compiled form of %s is not kept, every start compiles: %s", self.model_path.name, error)
+
+
+def import_openvino() -> Any:
+    """The openvino package, without its model converter.
+
+    ``import openvino`` also imports the converter, which OpenVINO itself treats as optional. It takes two thirds of the
+    import's time, and it is what reports each import to OpenVINO's telemetry. ``openvino.convert_model`` still works
+    for whoever calls it: the converter is then imported.
+    """
+    converter = "openvino.tools.ovc"
+    with _import_lock:
+        if "openvino" not in sys.modules:
+            sys.modules[converter] = None  # type: ignore[assignment]
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingPackageError("openvino", None, "the openvino engine") from error
+        finally:
+            if converter in sys.modules and sys.modules[converter] is None:
+                del sys.modules[converter]
+        if not hasattr(openvino, "convert_model"):
+            openvino.convert_model = _convert_model
+    return openvino
+
+
+def _convert_model(*arguments: Any, **options: Any) -> Any:
+    from openvino.tools.ovc import convert_model
+
+    return convert_model(*arguments, **options)
+
+
+@cache
+def core() -> Any:
+    """The process's ``openvino.Core``."""
+    return import_openvino().Core()
+
+
+@cache
+def processor_has_bf16() -> bool:
+    """Whether OpenVINO can compute in bf16 here (AVX-512 BF16, AMX)."""
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _port(ports: Any, name: str) -> Any:
+    return next(port for port in ports if name in port.names)
+
+
+def _weight_bytes(model: Any) -> int:
+    constants = [node.output(0) for node in model.get_ops() if node.get_type_name() == "Constant"]
+    return sum(math.prod(c.get_shape()) * c.get_element_type().size for c in constants)
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of OpenVINO's message that says something; those before it name its source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
