@@ -1,0 +1,37 @@
+# make demo: a video from a prompt, from a fresh clone.   make test: the tests, likewise.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The repository root must not come first on sys.path: its kernels/ folder would shadow a package of that name.
+export PYTHONSAFEPATH := 1
+PROMPT ?= a large red circle moving right on a blue background
+
+.PHONY: demo test lint bench clean
+
+$(VENV)/.installed: setup.py pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/anyflow-rt build
+	$(BIN)/anyflow-rt run --prompt "$(PROMPT)" --output demo.mp4
+	$(BIN)/anyflow-rt run --prompt "$(PROMPT)" --output demo.png
+	@echo "demo.mp4 shows: $(PROMPT) (demo.png is its contact sheet)"
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_OPTIONS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf .cache/types
+	$(BIN)/python setup.py --quiet build --build-base .cache/build --build-lib .cache/types
+	cd .cache/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --package anyflow_rt
+
+bench: $(VENV)/.installed
+	$(BIN)/anyflow-rt build
+	$(BIN)/python -m anyflow_rt.benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info demo.mp4 demo.png

@@ -1,0 +1,60 @@
+"""The ``anyflow-rt`` command: finds the verb, runs it, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from anyflow_rt import __version__
+from anyflow_rt.cli import build, inspect, run
+from anyflow_rt.errors import AnyflowError
+
+VERBS = {"build": build, "run": run, "inspect": inspect}
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; each verb's file adds its own part."""
+    top = argparse.ArgumentParser(
+        prog="anyflow-rt", description="Video from AnyFlow checkpoints, at any number of steps."
+    )
+    top.add_argument("--version", action="version", version=f"anyflow-rt {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, module in VERBS.items():
+        verb = verbs.add_parser(name, help=module.HELP, description=module.HELP)
+        module.add_arguments(verb)
+        verb.add_argument("--json", action="store_true", help="print one line of JSON on stdout")
+        verb.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        answer: dict[str, Any] = VERBS[options.verb].execute(options)
+    except AnyflowError as error:
+        return _fail(options, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(options, "interrupted; nothing was written", INTERRUPTED)
+    except BrokenPipeError:
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - the last resort: one line for a person, the traceback with --debug
+        return _fail(options, f"{type(error).__name__}: {error} (a defect of anyflow-rt; --debug shows where)", FAILED)
+    if options.json:
+        print(json.dumps(answer, separators=(",", ":")), flush=True)
+    return 0
+
+
+def _fail(options: argparse.Namespace, message: str, code: int) -> int:
+    if options.debug:
+        traceback.print_exc()
+    print(f"anyflow-rt {options.verb}: {' '.join(message.split())}", file=sys.stderr)
+    return code

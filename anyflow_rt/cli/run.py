@@ -1,0 +1,91 @@
+"""``anyflow-rt run``: a prompt to a video file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from anyflow_rt.cli.clock import process_seconds
+
+HELP = "make a video from a prompt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags. Those left out take the library's own defaults."""
+    parser.add_argument("--prompt", required=True, action="append", help="what to show; may be given several times")
+    parser.add_argument("--bundle", metavar="DIR", help="a bundle made by build (default: the shapes checkpoint's)")
+    parser.add_argument("--output", default="out.mp4", metavar="FILE", help=".mp4, .gif, .png or .npy (default out.mp4)")
+    parser.add_argument("--steps", type=int, help="jumps of the sampler: 1, 2, 4 ... (default 4)")
+    parser.add_argument("--seed", type=int, help="of the initial noise (default 0)")
+    parser.add_argument("--height", type=int, help="pixels, a multiple of 16")
+    parser.add_argument("--width", type=int, help="pixels, a multiple of 16")
+    parser.add_argument("--num-frames", type=int, help="4n + 1")
+    parser.add_argument("--num-videos", type=int, help="videos of each prompt")
+    parser.add_argument("--negative-prompt", help="what to avoid; used with --guidance-scale above 1")
+    parser.add_argument("--guidance-scale", type=float, help="1 (default) is none; above 1 costs twice the time")
+    parser.add_argument("--max-sequence-length", type=int, help="prompt tokens the denoiser attends to (default 512)")
+    parser.add_argument(
+        "--euler", dest="mean_velocity", action="store_false", default=None, help="plain Euler steps (r = t)"
+    )
+    parser.add_argument("--fps", type=float, help="frames a second of the file (default: the bundle's)")
+    parser.add_argument("--quality", type=float, help="0 to 100, of an mp4 (default 70)")
+    parser.add_argument("--engine", help="openvino or onnxruntime (default: the fastest here)")
+    parser.add_argument("--precision", help="fp32 or bf16 (default: bf16 where the processor has it)")
+
+
+PASSED_ON = (
+    "steps",
+    "seed",
+    "height",
+    "width",
+    "num_frames",
+    "num_videos",
+    "negative_prompt",
+    "guidance_scale",
+    "max_sequence_length",
+    "mean_velocity",
+    "fps",
+    "quality",
+)
+
+
+def execute(options: argparse.Namespace) -> dict[str, Any]:
+    """Run, report on stderr, and return the values of ``--json``."""
+    from anyflow_rt.loading import open_runtime
+
+    given = {name: getattr(options, name) for name in PASSED_ON if getattr(options, name) is not None}
+    prompt = options.prompt[0] if len(options.prompt) == 1 else options.prompt
+    # Not load(): the engines go on opening while the prompt is read.
+    with open_runtime(options.bundle, engine=options.engine, precision=options.precision) as runtime:
+        loaded = process_seconds()
+        result = runtime.generate_to_file(options.output, prompt, **given)
+    seconds = asdict(result.seconds)
+    seconds["load"] += loaded
+    seconds["total"] += loaded
+    for path in result.paths:
+        print(_summary(path, result, seconds), file=sys.stderr)
+    files = [str(path) for path in result.paths]
+    return {
+        "output": files[0] if len(files) == 1 else files,
+        "engine": result.engine,
+        "precision": result.precision,
+        "steps": len(result.plan),
+        "seed": result.seed,
+        "size": list(result.size),
+        "plan": [list(jump) for jump in result.plan],
+        "seconds": seconds,
+        "budget": result.budget,
+    }
+
+
+def _summary(path: Path, result: Any, seconds: dict[str, Any]) -> str:
+    frames, height, width = result.size
+    jumps = sum(seconds["jumps"])
+    return (
+        f"{path}: {frames} frames of {width}x{height}, {len(result.plan)} steps, {result.engine} {result.precision}, "
+        f"{seconds['total']:.2f} s (load {seconds['load']:.2f}, text {seconds['text'] + seconds['conditioner']:.2f}, "
+        f"jumps {jumps:.2f}, decode {seconds['decode']:.2f}, encode {seconds['encode']:.2f})"
+    )

@@ -1,0 +1,157 @@
+"""Does a bundle do what the reference does? The same prompts, seeds and steps through diffusers and through us."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.errors import MissingPackageError, ParityError
+from anyflow_rt.runtime import Runtime
+
+LATENT_BOUND = 1e-4
+"""||a - b|| / ||b|| of the final latents, float32 against float32."""
+FRAME_BOUND = 1
+"""Largest difference of an 8-bit frame value, float32 against float32."""
+PSNR_BOUND = 40.0
+"""dB, a bf16 run against the reference in float32."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison."""
+
+    prompts: tuple[str, ...]
+    steps: int
+    size: VideoSize
+    seed: int = 0
+    guidance_scale: float = 1.0
+    negative_prompt: str | None = None
+    mean_velocity: bool = True
+    num_videos: int = 1
+    max_sequence_length: int = 512
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two runs of one case lie apart."""
+
+    precision: str
+    latent_error: float
+    frame_error: int
+    psnr: float
+
+    @property
+    def holds(self) -> bool:
+        """Within the bounds above: exact ones for fp32, PSNR for the others."""
+        if self.precision == "fp32":
+            return self.latent_error <= LATENT_BOUND and self.frame_error <= FRAME_BOUND
+        return self.psnr >= PSNR_BOUND
+
+    def __str__(self) -> str:
+        return (
+            f"{self.precision}: latents {self.latent_error:.1e} relative, frames at most {self.frame_error}/255 off, "
+            f"{self.psnr:.1f} dB"
+        )
+
+
+class Reference:
+    """The checkpoint in diffusers' own pipeline, float32 and eager, on the CPU."""
+
+    def __init__(self, checkpoint: str | Path) -> None:
+        try:
+            import torch
+            from diffusers import AnyFlowPipeline
+        except ImportError as error:
+            raise MissingPackageError(error.name or "diffusers", "build", "comparing with the reference") from error
+        self.pipeline: Any = AnyFlowPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def run(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
+        """Final latents (N, F, C, h, w) float32 and frames (N, T, H, W, 3) uint8 of one case."""
+        import torch
+
+        options = {
+            "prompt": list(case.prompts),
+            "height": case.size.height,
+            "width": case.size.width,
+            "num_frames": case.size.num_frames,
+            "num_inference_steps": case.steps,
+            "num_videos_per_prompt": case.num_videos,
+            "guidance_scale": case.guidance_scale,
+            "use_mean_velocity": case.mean_velocity,
+            "max_sequence_length": case.max_sequence_length,
+        }
+        if case.guidance_scale > 1:
+            options["negative_prompt"] = [case.negative_prompt or ""] * len(case.prompts)
+        generator = torch.Generator("cpu").manual_seed(case.seed)
+        latents = self.pipeline(**options, generator=generator, output_type="latent").frames
+        frames = self._decode(latents)
+        return latents.permute(0, 2, 1, 3, 4).float().numpy(), np.round(frames * 255).astype(np.uint8)
+
+    def _decode(self, latents: Any) -> np.ndarray:
+        """As the pipeline does after its last step; sampling a second time would only cost time."""
+        import torch
+
+        vae = self.pipeline.vae
+        mean, std = (
+            torch.tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        with torch.no_grad():
+            video = vae.decode(latents / (1.0 / std) + mean, return_dict=False)[0]
+        return self.pipeline.video_processor.postprocess_video(video, output_type="np")
+
+
+def compare(reference: Reference, runtime: Runtime, case: Case) -> Parity:
+    """Run one case on both sides."""
+    wanted_latents, wanted_frames = reference.run(case)
+    result = runtime.generate(
+        list(case.prompts),
+        steps=case.steps,
+        seed=case.seed,
+        height=case.size.height,
+        width=case.size.width,
+        num_frames=case.size.num_frames,
+        num_videos=case.num_videos,
+        negative_prompt=case.negative_prompt,
+        guidance_scale=case.guidance_scale,
+        mean_velocity=case.mean_velocity,
+        max_sequence_length=case.max_sequence_length,
+    )
+    assert result.frames is not None
+    difference = result.frames.astype(np.int16) - wanted_frames.astype(np.int16)
+    return Parity(
+        precision=runtime.precision,
+        latent_error=float(np.linalg.norm(result.latents - wanted_latents) / np.linalg.norm(wanted_latents)),
+        frame_error=int(np.abs(difference).max()),
+        psnr=peak_signal_to_noise(difference),
+    )
+
+
+def peak_signal_to_noise(difference: np.ndarray) -> float:
+    """dB of an 8-bit difference; infinite where there is none."""
+    error = float(np.mean(np.square(difference, dtype=np.float64)))
+    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
+def check(checkpoint: str | Path, runtimes: Sequence[Runtime], size: VideoSize) -> list[Parity]:
+    """What ``build`` asks at its end: two prompts of different length, two steps, every runtime.
+
+    Raises ParityError naming the figure and its bound.
+    """
+    reference = Reference(checkpoint)
+    case = Case(prompts=("a red circle", "a small blue square moves slowly to the left"), steps=2, size=size)
+    found = []
+    for runtime in runtimes:
+        parity = compare(reference, runtime, case)
+        if not parity.holds:
+            raise ParityError(
+                f"{runtime.engine} does not reproduce diffusers: {parity}; the bounds are {LATENT_BOUND:.0e} and "
+                f"{FRAME_BOUND}/255 for fp32, {PSNR_BOUND:.0f} dB below; use --precision fp32 or report this checkpoint"
+            )
+        found.append(parity)
+    return found

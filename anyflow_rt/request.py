@@ -1,0 +1,105 @@
+"""What a caller may ask of ``Runtime.generate``: every check that needs no engine, made before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.errors import UsageError
+from anyflow_rt.noise import check_seed, check_seeds
+from anyflow_rt.prompt import check_sequence_length, clean_prompts
+from anyflow_rt.sampling.schedule import Plan, check_steps, uniform_plan
+
+DEFAULT_STEPS = 4
+OUTPUTS = ("frames", "latents")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call, checked. Prompts are cleaned; ``negative_prompts`` is None where nothing is guided."""
+
+    prompts: tuple[str, ...]
+    negative_prompts: tuple[str, ...] | None
+    plan: Plan
+    seed: int | tuple[int, ...]
+    size: VideoSize
+    num_videos: int
+    guidance_scale: float
+    mean_velocity: bool
+    max_sequence_length: int
+
+    @property
+    def videos(self) -> int:
+        """Videos made by the call, prompt-major."""
+        return len(self.prompts) * self.num_videos
+
+
+def make_request(
+    prompt: str | Sequence[str],
+    *,
+    default_size: VideoSize,
+    shift: float,
+    steps: int | None = None,
+    budget: float | None = None,
+    confidence: float = 0.95,
+    min_steps: int = 1,
+    max_steps: int = 32,
+    seed: int | Sequence[int] = 0,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+    num_videos: int = 1,
+    negative_prompt: str | Sequence[str] | None = None,
+    guidance_scale: float = 1.0,
+    mean_velocity: bool = True,
+    max_sequence_length: int = 512,
+) -> Request:
+    """Check one call's options. Raises UsageError naming the option, its value and the mend.
+
+    Like the reference, guidance is on only above 1, and one negative prompt (default: the empty text) serves all.
+    """
+    if budget is not None:
+        raise UsageError(f"budget is {budget!r}, but this version does not plan for budgets yet; give steps instead")
+    check_steps(min_steps, "min_steps"), check_steps(max_steps, "max_steps")
+    if not 0 < confidence < 1:
+        raise UsageError(f"confidence is {confidence!r}; give a number between 0 and 1")
+    prompts = tuple(clean_prompts(prompt))
+    videos = len(prompts) * _whole("num_videos", num_videos)
+    return Request(
+        prompts=prompts,
+        negative_prompts=_negatives(negative_prompt, len(prompts)) if _guidance(guidance_scale) > 1 else None,
+        plan=uniform_plan(DEFAULT_STEPS if steps is None else steps, shift),
+        seed=tuple(check_seeds(seed, videos)) if isinstance(seed, list | tuple) else check_seed(seed),
+        size=VideoSize(
+            num_frames=default_size.num_frames if num_frames is None else num_frames,
+            height=default_size.height if height is None else height,
+            width=default_size.width if width is None else width,
+        ),
+        num_videos=num_videos,
+        guidance_scale=float(guidance_scale),
+        mean_velocity=bool(mean_velocity),
+        max_sequence_length=check_sequence_length(max_sequence_length),
+    )
+
+
+def _negatives(negative: str | Sequence[str] | None, prompts: int) -> tuple[str, ...]:
+    items = clean_prompts("" if negative is None else negative, name="negative_prompt", allow_empty=True)
+    if isinstance(negative, str | None):
+        items = items * prompts
+    if len(items) != prompts:
+        raise UsageError(f"{len(items)} negative prompts for {prompts} prompts; give one, or one for each prompt")
+    return tuple(items)
+
+
+def _guidance(scale: object) -> float:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0:
+        raise UsageError(f"guidance_scale is {scale!r}; give a number of at least 0 (1 means no guidance)")
+    return scale
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name} is {value!r}; give a whole number of at least 1")
+    return value

@@ -1,0 +1,229 @@
+"""The public object: a bundle loaded, and videos made with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from anyflow_rt.components import Components
+from anyflow_rt.conditioning import Conditioning, ConditioningSeconds, condition
+from anyflow_rt.decoding import decode
+from anyflow_rt.engines import geometry, locations, registry
+from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.errors import UsageError
+from anyflow_rt.noise import initial_noise
+from anyflow_rt.prompt import PromptTokenizer
+from anyflow_rt.request import OUTPUTS, Request, make_request
+from anyflow_rt.result import Result, Seconds
+from anyflow_rt.sampling.executor import OnStep, Sampling, run_plan
+
+
+class Runtime:
+    """A bundle on one engine. Made by ``anyflow_rt.load``; use it as a context manager, or call ``close``.
+
+    One call at a time: the engines are shared between calls.
+    """
+
+    def __init__(self, bundle: Bundle, *, engine: str | None = None, precision: str | None = None) -> None:
+        """Start opening the engines; each call waits for an engine where it first needs it.
+
+        Raises EngineError for an engine or precision that this machine does not have.
+        """
+        self.bundle = bundle
+        self.engine = engine or registry.default_engine()
+        registry.check_engine_name(self.engine)
+        self.precision = precision or registry.default_precision(self.engine)[0]
+        registry.check_precision(self.engine, self.precision)
+        self._tokenizer = PromptTokenizer(bundle.tokenizer_path)
+        self._components = Components(bundle, self.engine, self.precision, locations.compiled_cache(bundle.id))
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        steps: int | None = None,
+        budget: float | None = None,
+        confidence: float = 0.95,
+        min_steps: int = 1,
+        max_steps: int = 32,
+        seed: int | Sequence[int] = 0,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        num_videos: int = 1,
+        negative_prompt: str | Sequence[str] | None = None,
+        guidance_scale: float = 1.0,
+        mean_velocity: bool = True,
+        max_sequence_length: int = 512,
+        output: str = "frames",
+        on_step: OnStep | None = None,
+    ) -> Result:
+        """Make one video, or ``num_videos`` of each prompt.
+
+        steps: jumps, 4 where not given. seed: one integer for the whole batch, or a list with one a video. height,
+        width (pixels), num_frames: the bundle's own where not given. mean_velocity=False is plain Euler: the network
+        is told r = t. output: ``frames`` decodes, ``latents`` does not. on_step is called after every jump with a
+        ``Step``; what it raises ends the run.
+
+        Raises UsageError, naming the option, its value and the mend, before any work.
+        """
+        if output not in OUTPUTS:
+            raise UsageError(f"output is {output!r}; give one of {', '.join(OUTPUTS)}")
+        request = self._request(
+            prompt,
+            steps=steps,
+            budget=budget,
+            confidence=confidence,
+            min_steps=min_steps,
+            max_steps=max_steps,
+            seed=seed,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            num_videos=num_videos,
+            negative_prompt=negative_prompt,
+            guidance_scale=guidance_scale,
+            mean_velocity=mean_velocity,
+            max_sequence_length=max_sequence_length,
+        )
+        run = _Run(self, request)
+        latents = run.denoise(on_step)
+        frames = np.concatenate(list(run.frames(latents)), axis=1) if output == "frames" else None
+        return run.result(latents, frames)
+
+    def generate_to_file(
+        self,
+        path: str | Path,
+        prompt: str | Sequence[str],
+        *,
+        fps: float | None = None,
+        quality: float | None = None,
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Result:
+        """Like ``generate``, but frames go to ``path`` while the decoder still runs, and are not kept.
+
+        ``options`` are those of ``generate``, without ``output``. fps: frames a second, the bundle's own where not
+        given. quality: of a lossy file, see ``video``. Raises OutputError where the file cannot be written, before
+        any work; an existing file is replaced only once the new one is whole.
+        """
+        from anyflow_rt import video
+
+        request = self._request(prompt, **options)
+        rate, size = fps or self.bundle.defaults.fps, request.size
+        video.check_output(path, request.videos)
+        shape = video.VideoShape(request.videos, size.num_frames, size.height, size.width)
+        with video.BackgroundWriter(video.open_writer(path, shape, fps=rate, quality=quality)) as writer:
+            run = _Run(self, request)
+            latents = run.denoise(on_step)
+            for chunk in run.frames(latents):
+                for index, frames in enumerate(chunk):
+                    writer.write(frames, index)
+            start = time.perf_counter()
+            paths = writer.close()
+        return replace(run.result(latents, None, encode=time.perf_counter() - start), paths=paths, fps=rate)
+
+    def wait(self) -> None:
+        """Wait until every engine is open. Raises what opening one raised."""
+        self._components.wait()
+
+    def close(self) -> None:
+        """Release the engines."""
+        self._components.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _request(self, prompt: str | Sequence[str], **options: Any) -> Request:
+        """The checked request, the size included."""
+        architecture = self.bundle.architecture
+        request = make_request(
+            prompt, default_size=self.bundle.defaults.size, shift=architecture.scheduler.shift, **options
+        )
+        geometry.latent_size(architecture, request.size)
+        return request
+
+
+class _Run:
+    """One call: the stages, and their times."""
+
+    def __init__(self, runtime: Runtime, request: Request) -> None:
+        self._start = time.perf_counter()
+        self._runtime, self._request = runtime, request
+        self._components = runtime._components
+        self._waited_before = self._components.seconds_waited
+        self._size = geometry.latent_size(runtime.bundle.architecture, request.size)
+        self._conditioning = ConditioningSeconds(0.0, 0.0)
+        self._jumps: tuple[float, ...] = ()
+        self._decode = 0.0
+
+    def denoise(self, on_step: OnStep | None) -> np.ndarray:
+        """Prompt and noise -> final latents (N, F, C, h, w)."""
+        request, size = self._request, self._size
+        sampling = Sampling(
+            architecture=self._runtime.bundle.architecture,
+            size=size,
+            conditionings=self._conditionings(),
+            guidance_scale=request.guidance_scale,
+            mean_velocity=request.mean_velocity,
+        )
+        noise = initial_noise(request.seed, request.videos, size.channels, size.frames, size.height, size.width)
+        latents, self._jumps = run_plan(self._components, sampling, request.plan, noise, on_step)
+        return latents
+
+    def frames(self, latents: np.ndarray) -> Iterator[np.ndarray]:
+        """Decoded chunks; the time between asking for one and getting it is the decoder's."""
+        chunks = decode(self._components, latents)
+        while True:
+            start = time.perf_counter()
+            chunk = next(chunks, None)
+            self._decode += time.perf_counter() - start
+            if chunk is None:
+                return
+            yield chunk
+
+    def result(self, latents: np.ndarray, frames: np.ndarray | None, encode: float = 0.0) -> Result:
+        runtime, request = self._runtime, self._request
+        total = time.perf_counter() - self._start
+        return Result(
+            frames=frames,
+            latents=latents,
+            plan=tuple((jump.t, jump.r) for jump in request.plan),
+            seconds=Seconds(
+                load=self._components.seconds_waited - self._waited_before,
+                text=self._conditioning.text,
+                conditioner=self._conditioning.conditioner,
+                jumps=self._jumps,
+                decode=self._decode,
+                encode=encode,
+                total=total,
+            ),
+            seed=request.seed,
+            size=(request.size.num_frames, request.size.height, request.size.width),
+            fps=runtime.bundle.defaults.fps,
+            engine=runtime.engine,
+            precision=runtime.precision,
+        )
+
+    def _conditionings(self) -> list[Conditioning]:
+        """Of the negative prompts where the run is guided, then of the prompts."""
+        request, found = self._request, []
+        for prompts in filter(None, (request.negative_prompts, request.prompts)):
+            tokens = self._runtime._tokenizer(prompts, request.max_sequence_length)
+            conditioning, seconds = condition(
+                self._components, tokens, request.max_sequence_length, request.num_videos
+            )
+            found.append(conditioning)
+            self._conditioning += seconds
+        return found
