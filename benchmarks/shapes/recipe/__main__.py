@@ -3,27 +3,60 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def main() -> None:
-    """Read the stage and its options, and run it."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The stage and its options."""
     parser = argparse.ArgumentParser(prog="python -m anyflow_rt.benchmarks.shapes.recipe", description=__doc__)
     stages = parser.add_subparsers(dest="stage", required=True)
-    vae = stages.add_parser("vae", help="train the video autoencoder")
-    vae.add_argument("--seconds", type=float, default=900.0, help="training seconds in all (default: %(default)s)")
-    export_options = stages.add_parser("export", help="write the checkpoint in the diffusers layout, float16")
-    export_options.add_argument("--out", type=Path, help="directory (default: the one that ships with the package)")
-    export_options.add_argument("--denoiser", choices=("teacher", "flow_map"), help="whose denoiser (default: the newest)")
-    options = parser.parse_args()
-    if options.stage == "vae":
-        from anyflow_rt.benchmarks.shapes.recipe.vae import train
+    for name, seconds, purpose in (
+        ("vae", 900.0, "train the video autoencoder"),
+        ("teacher", 1200.0, "train transformer and text encoder by flow matching"),
+        ("flow_map", 900.0, "train the forward flow map, from the teacher"),
+    ):
+        training = stages.add_parser(name, help=purpose)
+        training.add_argument(
+            "--seconds", type=float, default=seconds, help="training seconds in all (default: %(default)s)"
+        )
+    latents = stages.add_parser("latents", help="encode clips for the denoiser stages")
+    latents.add_argument("--clips", type=int, default=8000, help="(default: %(default)s)")
+    latents.add_argument("--seed", type=int, default=0, help="which set (default: %(default)s)")
+    export = stages.add_parser("export", help="write the checkpoint in the diffusers layout, float16")
+    export.add_argument("--out", type=Path, help="directory (default: the one that ships with the package)")
+    export.add_argument("--denoiser", choices=("teacher", "flow_map"), help="whose denoiser (default: the newest)")
+    evaluate = stages.add_parser("evaluate", help="judge samples of held-out prompts")
+    evaluate.add_argument("--checkpoint", type=Path, help="directory (default: the one that ships with the package)")
+    evaluate.add_argument("--steps", default="1,2,4,8,16,32", help="step counts (default: %(default)s)")
+    evaluate.add_argument("--prompts", type=int, default=256, help="how many (default: %(default)s)")
+    evaluate.add_argument("--euler", action="store_true", help="plain Euler steps (r = t) instead of jumps")
+    evaluate.add_argument("--report", type=Path, help="JSON file to write the scores to")
+    return parser.parse_args(arguments)
 
-        train(options.seconds)
-    if options.stage == "export":
+
+def main() -> None:
+    """Run the stage asked for."""
+    options = parse()
+    if options.stage in ("vae", "teacher", "flow_map"):
+        from importlib import import_module
+
+        import_module(f"anyflow_rt.benchmarks.shapes.recipe.{options.stage}").train(options.seconds)
+    elif options.stage == "latents":
+        from anyflow_rt.benchmarks.shapes.recipe.latents import encode
+
+        encode(options.clips, options.seed)
+    elif options.stage == "export":
         from anyflow_rt.benchmarks.shapes.recipe.export import export, shipped_checkpoint
 
         export(options.out or shipped_checkpoint(), options.denoiser)
+    else:
+        from anyflow_rt.benchmarks.shapes.recipe.evaluate import evaluate
+        from anyflow_rt.benchmarks.shapes.recipe.export import shipped_checkpoint
+
+        steps = [int(number) for number in options.steps.split(",")]
+        checkpoint = options.checkpoint or shipped_checkpoint()
+        evaluate(checkpoint, steps, options.prompts, options.report, mean_velocity=not options.euler)
 
 
 if __name__ == "__main__":

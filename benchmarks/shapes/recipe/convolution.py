@@ -71,9 +71,7 @@ def _convolve(
     return _Convolution.apply(inputs, kernel, bias, stride)
 
 
-def _causal(
-    convolution: WanCausalConv3d, frames: torch.Tensor, past: torch.Tensor | None = None
-) -> torch.Tensor:
+def _causal(convolution: WanCausalConv3d, frames: torch.Tensor, past: torch.Tensor | None = None) -> torch.Tensor:
     kernel, padding = convolution.weight, list(convolution._padding)
     if past is not None and padding[4] > 0:
         frames = torch.cat([past, frames], dim=2)

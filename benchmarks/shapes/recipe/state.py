@@ -103,7 +103,9 @@ class StageState:
 
     def log(self, **record: float | int | str) -> None:
         """Append one JSON line to the stage's log and print it."""
-        line = json.dumps({key: round(value, 6) if isinstance(value, float) else value for key, value in record.items()})
+        line = json.dumps(
+            {key: round(value, 6) if isinstance(value, float) else value for key, value in record.items()}
+        )
         with self.log_path.open("a") as log:
             log.write(line + "\n")
         print(line, flush=True)

@@ -1,8 +1,9 @@
 """The flow-map transformer at the size of this world, and a forward pass of it that trains quickly.
 
 `velocity` computes what ``AnyFlowTransformer3DModel.forward`` computes, from the same parameters, when all frames of a
-clip share one time: one modulation a clip instead of one a token, real rotary embedding instead of complex doubles, and
-the prompt's padding collapsed into one key (see `text.encode_prompts`).
+clip share one time: one modulation a clip instead of one a token, real rotary embedding instead of complex doubles,
+the prompt's padding collapsed into one key (see `text.encode_prompts`), and attention and patches written as matrix
+products, whose gradients are several times faster on a CPU than those of the fused operators.
 """
 
 from __future__ import annotations
@@ -70,6 +71,17 @@ def _rotate(heads: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
     return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
 
 
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Softmax attention of (B, tokens, heads, head_dim), with a float32 softmax: (B, tokens, heads x head_dim)."""
+    scale = query.shape[-1] ** -0.5
+    scores = ((query * scale).transpose(1, 2) @ key.permute(0, 2, 3, 1).to(query.dtype)).float()
+    if bias is not None:
+        scores = scores + bias
+    return (scores.softmax(-1).to(value.dtype) @ value.transpose(1, 2)).transpose(1, 2).flatten(2)
+
+
 def velocity(
     transformer: AnyFlowTransformer3DModel,
     latents: torch.Tensor,
@@ -88,7 +100,9 @@ def velocity(
 
     conditioner, heads = transformer.condition_embedder, transformer.config.num_attention_heads
     batch, frames, _, height, width = latents.shape
-    hidden = transformer.patch_embedding(latents.transpose(1, 2)).flatten(2).transpose(1, 2)
+    patches = latents.reshape(batch, frames, -1, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
+    embed = transformer.patch_embedding
+    hidden = functional.linear(patches.reshape(batch, -1, embed.weight[0].numel()), embed.weight.flatten(1), embed.bias)
 
     gate = conditioner.delta_emb_gate
     embedding = (1 - gate) * conditioner.time_embedder(conditioner.timesteps_proj(start * TIME_UNITS))
@@ -104,20 +118,16 @@ def velocity(
         shift1, scale1, gate1, shift2, scale2, gate2 = (block.scale_shift_table[None] + modulation).unbind(2)
         tokens = normalized(hidden) * (1 + scale1) + shift1
         attention = block.attn1
-        query = _rotate(attention.norm_q(attention.to_q(tokens)).unflatten(-1, (heads, -1)), rotary).transpose(1, 2)
-        key = _rotate(attention.norm_k(attention.to_k(tokens)).unflatten(-1, (heads, -1)), rotary).transpose(1, 2)
-        value = attention.to_v(tokens).unflatten(-1, (heads, -1)).transpose(1, 2)
-        mixed = functional.scaled_dot_product_attention(query, key.to(query.dtype), value.to(query.dtype))
-        hidden = hidden + attention.to_out[0](mixed.transpose(1, 2).flatten(2)) * gate1
+        query = _rotate(attention.norm_q(attention.to_q(tokens)).unflatten(-1, (heads, -1)), rotary)
+        key = _rotate(attention.norm_k(attention.to_k(tokens)).unflatten(-1, (heads, -1)), rotary)
+        value = attention.to_v(tokens).unflatten(-1, (heads, -1))
+        hidden = hidden + attention.to_out[0](_attention(query, key, value)) * gate1
 
         attention = block.attn2
-        query = attention.norm_q(attention.to_q(block.norm2(hidden))).unflatten(-1, (heads, -1)).transpose(1, 2)
-        key = attention.norm_k(attention.to_k(context)).unflatten(-1, (heads, -1)).transpose(1, 2)
-        value = attention.to_v(context).unflatten(-1, (heads, -1)).transpose(1, 2)
-        mixed = functional.scaled_dot_product_attention(
-            query, key.to(query.dtype), value.to(query.dtype), attn_mask=bias.to(query.dtype)
-        )
-        hidden = hidden + attention.to_out[0](mixed.transpose(1, 2).flatten(2))
+        query = attention.norm_q(attention.to_q(block.norm2(hidden))).unflatten(-1, (heads, -1))
+        key = attention.norm_k(attention.to_k(context)).unflatten(-1, (heads, -1))
+        value = attention.to_v(context).unflatten(-1, (heads, -1))
+        hidden = hidden + attention.to_out[0](_attention(query, key, value, bias))
 
         hidden = hidden + block.ffn(normalized(hidden) * (1 + scale2) + shift2) * gate2
 

@@ -1,0 +1,35 @@
+"""Stage ``teacher``: the transformer and its text encoder by flow matching, the ordinary velocity at r = t.
+
+z_t = (1 - t) x + t eps, loss ||u(z_t, t, t) - (eps - x)||^2, t the shifted sigmoid of a normal number. Both time
+embedders are one network here, so that the flow map starts from a copy of it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts, new_text_encoder
+from anyflow_rt.benchmarks.shapes.recipe.training import Batch, Schedule, train_denoiser
+from anyflow_rt.benchmarks.shapes.recipe.transformer import new_transformer, rotary_table, shifted, velocity
+
+SCHEDULE = Schedule(learning_rate=1.5e-3, warmup_steps=200, batch_size=32)
+
+
+def train(seconds: float) -> None:
+    """Train, or go on training, for a budget of training seconds in all."""
+    torch.manual_seed(0)
+    transformer, text_encoder = new_transformer(), new_text_encoder()
+    transformer.condition_embedder.delta_embedder = transformer.condition_embedder.time_embedder
+    rotary = rotary_table(transformer, 5, 4, 4)
+
+    def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        time = shifted(torch.randn(len(batch.latents)).sigmoid())
+        mix = time[:, None, None, None, None]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            prompt, pad_bias = encode_prompts(text_encoder, batch.token_ids, batch.mask)
+            noisy = (1 - mix) * batch.latents + mix * batch.noise
+            predicted = velocity(transformer, noisy, time, time, prompt, pad_bias, rotary)
+        loss = (predicted - (batch.noise - batch.latents)).square().mean()
+        return loss, {"loss": float(loss.detach())}
+
+    train_denoiser("teacher", seconds, SCHEDULE, transformer, text_encoder, loss_of)
