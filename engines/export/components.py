@@ -20,8 +20,6 @@ from anyflow_rt.engines.export.onnx import Axes, GraphInput, export_module
 from anyflow_rt.engines.vae_cache import CacheShape
 
 Weights = Mapping[str, Tensor]
-EXPORT_VERSION = 1
-"""Raised whenever a graph changes for the same checkpoint: part of a bundle's identity."""
 
 _B, _F, _K, _S, _H, _W = 2, 3, 2, 5, 4, 6
 """Example sizes: none is 1, which the exporter would bake in, and none equals another of the same input."""
@@ -141,7 +139,7 @@ def _vae_encoder(first: bool) -> GraphBuilder:
 
 def _cache_axes(shapes: tuple[CacheShape, ...]) -> dict[str, Axes]:
     return {
-        f"cache_{index}": ("B", cache.channels, cache.frames, _times(cache.scale, "h"), _times(cache.scale, "w"))
+        f"cache_{index}": ("B", cache.frames, _times(cache.scale, "h"), _times(cache.scale, "w"), cache.channels)
         for index, cache in enumerate(shapes)
     }
 

@@ -1,0 +1,58 @@
+"""From what a user names to a ``Runtime``."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+
+from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.locations import default_bundle_path
+from anyflow_rt.errors import MissingPackageError
+from anyflow_rt.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+SHAPES_CHECKPOINT = Path(__file__).parent / "data" / "shapes"
+"""The checkpoint that ships with the package: 64x64 clips of moving shapes."""
+
+
+def load(bundle: str | Path | None = None, *, engine: str | None = None, precision: str | None = None) -> Runtime:
+    """Open a bundle that ``anyflow-rt build`` made, ready to generate.
+
+    bundle: its directory; None is that of the shipped shapes checkpoint, built on first use. engine: ``openvino`` or
+    ``onnxruntime``, the fastest here where not given. precision: ``fp32`` or ``bf16``, bf16 where the engine and the
+    processor have it.
+
+    Raises BundleError for a bundle that is missing, damaged or of another schema, EngineError for an engine or
+    precision this machine does not have; both say what to do.
+    """
+    runtime = open_runtime(bundle, engine=engine, precision=precision)
+    try:
+        runtime.wait()
+    except BaseException:
+        runtime.close()
+        raise
+    return runtime
+
+
+def open_runtime(
+    bundle: str | Path | None = None, *, engine: str | None = None, precision: str | None = None
+) -> Runtime:
+    """``load`` without waiting: the engines go on opening in the background."""
+    path = _shapes_bundle() if bundle is None else Path(bundle)
+    return Runtime(Bundle.open(path), engine=engine, precision=precision)
+
+
+def _shapes_bundle() -> Path:
+    """Where the shapes checkpoint's bundle is, after making it where it is not there yet."""
+    path = default_bundle_path(SHAPES_CHECKPOINT)
+    if not path.exists():
+        for package in ("torch", "onnxscript"):
+            if importlib.util.find_spec(package) is None:
+                raise MissingPackageError(package, "build", "building the shapes checkpoint's bundle")
+        from anyflow_rt.build import BuildOptions, build
+
+        logger.warning("building the bundle of the shapes checkpoint at %s (once, about a minute)", path)
+        build(BuildOptions(checkpoint=str(SHAPES_CHECKPOINT), check_parity=False))
+    return path
