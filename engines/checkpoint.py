@@ -62,7 +62,7 @@ class Checkpoint:
     def content_hash(self) -> str:
         """sha256 (hex) over the names and contents of ``files``.
 
-        About a second per gigabyte the first time; see ``checkpoint_hash`` for what is remembered.
+        One or two seconds per gigabyte the first time; see ``checkpoint_hash`` for what is remembered.
         """
         return self._content_hash
 

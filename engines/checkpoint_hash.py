@@ -15,6 +15,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from anyflow_rt.engines.locations import cache_root
+
 REMEMBERED_BYTES = 64 * 2**20
 """Files from this size on are remembered: below it, hashing takes less than a tenth of a second."""
 
@@ -33,8 +35,9 @@ def file_hash(path: Path) -> str:
     status = path.stat()
     if status.st_size < REMEMBERED_BYTES:
         return _digest(path)
-    stamp = [str(path.resolve()), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
-    memory = _memory_folder() / f"{hashlib.sha256(stamp[0].encode()).hexdigest()}.json"
+    place = str(path.resolve())
+    stamp = [place, status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+    memory = cache_root() / "hashes" / f"{hashlib.sha256(place.encode()).hexdigest()}.json"
     # Without the memory (none yet, damaged, a read-only cache) the file is read, which is always right.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         remembered = json.loads(memory.read_text())
@@ -52,8 +55,3 @@ def file_hash(path: Path) -> str:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _memory_folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "anyflow-rt" / "hashes"

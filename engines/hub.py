@@ -89,10 +89,13 @@ def _download(repository: str, revision: str | None, patterns: tuple[str, ...]) 
         mend = "this is no valid hub id (owner/name) and no existing directory; check it"
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         if constants.is_offline_mode():
-            mend = "it is not in the local cache and HF_HUB_OFFLINE is set; unset it, or download the checkpoint first"
+            mend = "it is not, or only in part, in the local cache, and HF_HUB_OFFLINE is set; unset it to download"
         else:
-            mend = "it is not in the local cache and the hub cannot be reached; check the network, or the path if meant"
-    except (errors.HfHubHTTPError, errors.FileMetadataError, OSError) as error:
+            mend = (
+                "it is not, or only in part, in the local cache, and the hub cannot be reached; check the network, or "
+                "the path if a directory was meant"
+            )
+    except (errors.HTTPError, errors.XetDownloadError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         mend = f"{reason}; check network, disk space and permissions, then try again"
     raise CheckpointError(f"cannot get {repository}{at} from the hub: {mend}")
