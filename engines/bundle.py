@@ -1,0 +1,124 @@
+"""A bundle on disk, read: the directory that ``build`` makes and everything else runs from.
+
+    manifest.json      what belongs to it; whatever this does not name is left over and not part of it
+    onnx/              one graph a component, its weights beside it
+    engines/           <target>/<engine>-<precision>-<profile>/<component>.*
+    tokenizer.json
+    calibration.json   measured later, so not in the manifest; may be absent
+
+Opening checks the schema and that every file is there at its size, which takes milliseconds. ``verify`` reads them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+from anyflow_rt.engines.architecture import Architecture
+from anyflow_rt.engines.bundle_files import content_fault, size_fault
+from anyflow_rt.engines.manifest import MANIFEST_NAME, Defaults, EngineRecord, Manifest
+from anyflow_rt.errors import BundleError
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: where it is, and what its manifest says."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Read the manifest and check that its files are there.
+
+        Raises BundleError for a missing or damaged bundle and for one of another schema; the message names the mend.
+        """
+        folder = Path(path)
+        bundle = cls(folder, read_manifest(folder))
+        for file in bundle.manifest.files():
+            fault = size_fault(folder, file)
+            if fault:
+                raise BundleError(f"the bundle {folder} is damaged: {fault}; {bundle._mend()}")
+        return bundle
+
+    @property
+    def id(self) -> str:
+        """sha256 (hex) of what it was made from."""
+        return self.manifest.bundle_id
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.manifest.architecture
+
+    @property
+    def defaults(self) -> Defaults:
+        return self.manifest.defaults
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.path / self.manifest.tokenizer.path
+
+    @property
+    def calibration_path(self) -> Path:
+        """Where the measured quality curve belongs; absent until measured."""
+        return self.path / "calibration.json"
+
+    def component_path(self, name: str) -> Path:
+        """The ONNX graph of a component. Raises BundleError where the bundle has none of that name."""
+        components = {component.name: component for component in self.manifest.components}
+        if name not in components:
+            there = ", ".join(sorted(components)) or "none"
+            raise BundleError(f"the bundle {self.path} has no component {name!r} (it has {there}); {self._mend()}")
+        return self.path / components[name].files[0].path
+
+    def engine(self, target: str, engine: str, precision: str, profile: str = "dynamic") -> EngineRecord:
+        """What was built for an engine. Raises BundleError where nothing was, or with other package versions."""
+        wanted = (target, engine, precision, profile)
+        found = next((record for record in self.manifest.engines if record.key == wanted), None)
+        build = f"anyflow-rt build --ckpt {self.manifest.checkpoint.id} --out {self.path} --target {target}"
+        if found is None:
+            raise BundleError(f"the bundle {self.path} has no engine {' '.join(wanted)}; add it with  {build}")
+        for package, version in sorted(found.packages.items()) if found.files else ():
+            installed = _installed_version(package)
+            if installed != version:
+                raise BundleError(
+                    f"the {engine} engine of the bundle {self.path} was made by {package} {version}, and "
+                    f"{'none' if installed is None else installed} is installed; make it again with  {build}"
+                )
+        return found
+
+    def verify(self) -> None:
+        """Read every file and compare its hash. Raises BundleError that names each file that differs."""
+        faults = [fault for file in self.manifest.files() if (fault := content_fault(self.path, file))]
+        if faults:
+            raise BundleError(f"the bundle {self.path} is damaged: {', '.join(faults)}; {self._mend()} --force")
+
+    def _mend(self) -> str:
+        return f"build it again with  anyflow-rt build --ckpt {self.manifest.checkpoint.id} --out {self.path}"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the bundle ``folder``, its files unchecked. Raises BundleError, which names the mend."""
+    try:
+        text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        what = f"{folder} is not a bundle: it has no {MANIFEST_NAME}" if folder.exists() else f"no bundle at {folder}"
+        raise BundleError(f"{what}; make one with  anyflow-rt build --ckpt CHECKPOINT --out {folder}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"the bundle {folder} cannot be read ({error}); {_force(folder)}") from error
+    try:
+        return Manifest.from_json(text)
+    except BundleError as error:
+        raise BundleError(f"the bundle {folder} cannot be used: {error}; {_force(folder)}") from error
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _force(folder: Path) -> str:
+    return f"build it again with  anyflow-rt build --ckpt CHECKPOINT --out {folder} --force"
