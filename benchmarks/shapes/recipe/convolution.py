@@ -94,4 +94,4 @@ def train_quickly(vae: AutoencoderKLWan) -> None:
         if isinstance(module, WanCausalConv3d):
             module.forward = partial(_causal, module)
         elif isinstance(module, nn.Conv2d):
-            module.forward = partial(_image, module)
+            module.forward = partial(_image, module)  # type: ignore[method-assign]
