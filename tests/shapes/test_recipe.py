@@ -11,8 +11,7 @@ diffusers = pytest.importorskip("diffusers")
 from anyflow_rt.benchmarks.shapes.captions import held_out_prompts  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.convolution import train_quickly  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.evaluate import FIRST_SEED, decode, interval, sample  # noqa: E402
-from anyflow_rt.benchmarks.shapes.recipe.export import shipped_checkpoint  # noqa: E402
-from anyflow_rt.benchmarks.shapes.recipe.state import StageState, TrainingClock  # noqa: E402
+from anyflow_rt.benchmarks.shapes.recipe.state import StageState, TrainingClock, shipped_checkpoint  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts, new_text_encoder, new_tokenizer  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.transformer import new_transformer, rotary_table, velocity  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.vae import decode_unclamped, draw_batch, new_vae  # noqa: E402

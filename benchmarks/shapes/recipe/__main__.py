@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from anyflow_rt.benchmarks.shapes.recipe.state import shipped_checkpoint
+
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The stage and its options."""
@@ -13,6 +15,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     stages = parser.add_subparsers(dest="stage", required=True)
     for name, seconds, purpose in (
         ("vae", 900.0, "train the video autoencoder"),
+        ("vae_decoder", 450.0, "train the decoder on, with the encoder as it is"),
         ("teacher", 1200.0, "train transformer and text encoder by flow matching"),
         ("flow_map", 900.0, "train the forward flow map, from the teacher"),
     ):
@@ -20,6 +23,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         training.add_argument(
             "--seconds", type=float, default=seconds, help="training seconds in all (default: %(default)s)"
         )
+        if not name.startswith("vae"):
+            training.add_argument(
+                "--start", type=Path, help="checkpoint directory to begin with, such as the shipped one"
+            )
     latents = stages.add_parser("latents", help="encode clips for the denoiser stages")
     latents.add_argument("--clips", type=int, default=8000, help="(default: %(default)s)")
     latents.add_argument("--seed", type=int, default=0, help="which set (default: %(default)s)")
@@ -38,21 +45,28 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run the stage asked for."""
     options = parse()
-    if options.stage in ("vae", "teacher", "flow_map"):
-        from importlib import import_module
+    if options.stage in ("vae", "vae_decoder"):
+        from anyflow_rt.benchmarks.shapes.recipe import vae
 
-        import_module(f"anyflow_rt.benchmarks.shapes.recipe.{options.stage}").train(options.seconds)
+        vae.train(options.seconds, decoder_only=options.stage == "vae_decoder")
+    elif options.stage == "teacher":
+        from anyflow_rt.benchmarks.shapes.recipe import teacher
+
+        teacher.train(options.seconds, options.start)
+    elif options.stage == "flow_map":
+        from anyflow_rt.benchmarks.shapes.recipe import flow_map
+
+        flow_map.train(options.seconds, options.start)
     elif options.stage == "latents":
         from anyflow_rt.benchmarks.shapes.recipe.latents import encode
 
         encode(options.clips, options.seed)
     elif options.stage == "export":
-        from anyflow_rt.benchmarks.shapes.recipe.export import export, shipped_checkpoint
+        from anyflow_rt.benchmarks.shapes.recipe.export import export
 
         export(options.out or shipped_checkpoint(), options.denoiser)
     else:
         from anyflow_rt.benchmarks.shapes.recipe.evaluate import evaluate
-        from anyflow_rt.benchmarks.shapes.recipe.export import shipped_checkpoint
 
         steps = [int(number) for number in options.steps.split(",")]
         checkpoint = options.checkpoint or shipped_checkpoint()

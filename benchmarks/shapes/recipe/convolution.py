@@ -38,6 +38,8 @@ class _Convolution(torch.autograd.Function):
             input_gradient = torch.ops.aten.convolution_backward(
                 gradient, inputs, kernel, None, stride, [0] * 3, [1] * 3, False, [0] * 3, 1, [True, False, False]
             )[0]
+        if not context.needs_input_grad[1]:
+            return input_gradient, None, None, None
         channels_last = inputs.permute(0, 2, 3, 4, 1).contiguous()
         spans = [step * (size - 1) + 1 for step, size in zip(stride, gradient.shape[2:], strict=True)]
         columns = torch.stack(

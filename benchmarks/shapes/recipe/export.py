@@ -1,13 +1,12 @@
 """Stage ``export``: the trained networks as a diffusers checkpoint directory, float16 safetensors.
 
-Whatever stage is newest is taken: the flow map, else the teacher, else fresh weights (which still gives the team
-behind a runtime the real architecture to load).
+The denoiser is that of the newest stage, the flow map's before the teacher's; before both it is untrained, which
+still gives a runtime the real architecture to load.
 """
 
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +24,15 @@ DENOISER_STAGES = ("flow_map", "teacher")
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 
 
-def shipped_checkpoint() -> Path:
-    """The directory of the checkpoint that ships with the package."""
-    return Path(str(files("anyflow_rt") / "data" / "shapes"))
+def denoiser_of(directory: Path) -> tuple[AnyFlowTransformer3DModel, UMT5EncoderModel]:
+    """The transformer and text encoder of a checkpoint directory, float32."""
+    from diffusers import AnyFlowTransformer3DModel
+    from transformers import UMT5EncoderModel
+
+    return (
+        AnyFlowTransformer3DModel.from_pretrained(directory / "transformer").float(),
+        UMT5EncoderModel.from_pretrained(directory / "text_encoder").float(),
+    )
 
 
 def latest_denoiser(stage: str | None = None) -> tuple[AnyFlowTransformer3DModel, UMT5EncoderModel, str]:

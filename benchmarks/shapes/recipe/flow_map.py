@@ -11,9 +11,11 @@ matching), a quarter r = 0, a quarter any r < t. Samples with r != t are re-weig
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
-from anyflow_rt.benchmarks.shapes.recipe.export import latest_denoiser
+from anyflow_rt.benchmarks.shapes.recipe.export import denoiser_of, latest_denoiser
 from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts
 from anyflow_rt.benchmarks.shapes.recipe.training import Batch, Schedule, train_denoiser
 from anyflow_rt.benchmarks.shapes.recipe.transformer import rotary_table, shifted, velocity
@@ -39,10 +41,10 @@ def time_weight(time: torch.Tensor) -> torch.Tensor:
     return time * (1 - time).sqrt() / (grid * (1 - grid).sqrt()).mean()
 
 
-def train(seconds: float) -> None:
-    """Train, or go on training, for a budget of training seconds in all."""
+def train(seconds: float, start: Path | None = None) -> None:
+    """Train, or go on training, for a budget of training seconds in all; `start` is a checkpoint to begin with."""
     torch.manual_seed(0)
-    transformer, text_encoder, _ = latest_denoiser("teacher")
+    transformer, text_encoder = denoiser_of(start) if start else latest_denoiser("teacher")[:2]
     transformer.train()
     text_encoder.train()
     rotary = rotary_table(transformer, 5, 4, 4)

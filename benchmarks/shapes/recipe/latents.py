@@ -1,7 +1,7 @@
 """Stage ``latents``: clips of the training combinations, encoded once so that the denoiser stages need no VAE.
 
 Each run with another ``--seed`` adds a set; the denoiser stages use every set there is. The first set also fixes the
-latent statistics, which from then on belong to the VAE's config.
+latent statistics, which from then on belong to the VAE's config, unless the VAE has some already.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from anyflow_rt.benchmarks.shapes.captions import TRAINING_ATTRIBUTES
 from anyflow_rt.benchmarks.shapes.recipe.state import TORCH_THREADS, StageState, work_directory
-from anyflow_rt.benchmarks.shapes.recipe.vae import load_vae
+from anyflow_rt.benchmarks.shapes.recipe.vae import VAE_CONFIG, load_vae
 from anyflow_rt.benchmarks.shapes.world import render, sample_scene
 from anyflow_rt.errors import CheckpointError
 
@@ -42,7 +42,9 @@ def encode(clips: int, seed: int) -> None:
                 print(f"{first} of {clips} clips", flush=True)
     encoded = torch.cat(parts)
     statistics = StageState("latent_statistics")
-    if statistics.load() is None:
+    if statistics.load() is None and vae.config.latents_std != VAE_CONFIG["latents_std"]:
+        statistics.save({key: list(vae.config[key]) for key in ("latents_mean", "latents_std")})
+    elif statistics.load() is None:
         values = encoded.float().transpose(1, 2)
         statistics.save(
             {

@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import time
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def work_directory() -> Path:
     directory = Path(configured) if configured else Path.home() / ".cache" / "anyflow-rt" / "shapes-training"
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def shipped_checkpoint() -> Path:
+    """The directory of the checkpoint that ships with the package."""
+    return Path(str(files("anyflow_rt") / "data" / "shapes"))
 
 
 class TrainingClock:

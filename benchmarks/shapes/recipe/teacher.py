@@ -6,8 +6,11 @@ embedders are one network here, so that the flow map starts from a copy of it.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from anyflow_rt.benchmarks.shapes.recipe.export import denoiser_of
 from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts, new_text_encoder
 from anyflow_rt.benchmarks.shapes.recipe.training import Batch, Schedule, train_denoiser
 from anyflow_rt.benchmarks.shapes.recipe.transformer import new_transformer, rotary_table, shifted, velocity
@@ -15,10 +18,10 @@ from anyflow_rt.benchmarks.shapes.recipe.transformer import new_transformer, rot
 SCHEDULE = Schedule(learning_rate=1.5e-3, warmup_steps=200, batch_size=32)
 
 
-def train(seconds: float) -> None:
-    """Train, or go on training, for a budget of training seconds in all."""
+def train(seconds: float, start: Path | None = None) -> None:
+    """Train, or go on training, for a budget of training seconds in all; `start` is a checkpoint to begin with."""
     torch.manual_seed(0)
-    transformer, text_encoder = new_transformer(), new_text_encoder()
+    transformer, text_encoder = denoiser_of(start) if start else (new_transformer(), new_text_encoder())
     transformer.condition_embedder.delta_embedder = transformer.condition_embedder.time_embedder
     rotary = rotary_table(transformer, 5, 4, 4)
 

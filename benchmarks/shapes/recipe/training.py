@@ -87,7 +87,9 @@ def train_denoiser(
     stage, interruption, source = StageState(stage_name), Interruption(), BatchSource()
     networks = {"transformer": transformer, "text_encoder": text_encoder}
     parameters = list({id(p): p for network in networks.values() for p in network.parameters()}.values())
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=schedule.betas, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=schedule.learning_rate, betas=schedule.betas, weight_decay=0.0, fused=True
+    )
     averaged = {name: {k: v.clone() for k, v in network.state_dict().items()} for name, network in networks.items()}
     clock, step = TrainingClock(seconds), 0
     saved = stage.load()

@@ -19,15 +19,15 @@ from anyflow_rt.benchmarks.shapes.recipe.state import (
     StageState,
     TrainingClock,
     cosine,
-    work_directory,
+    shipped_checkpoint,
 )
 from anyflow_rt.benchmarks.shapes.world import NUM_FRAMES, render, sample_attributes, sample_scene
-from anyflow_rt.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKLWan
 
+ENCODER_STAGE, DECODER_STAGE = "vae", "vae_decoder"
 VAE_CONFIG = {
     "base_dim": 24,
     "z_dim": 16,
@@ -45,6 +45,7 @@ VAE_CONFIG = {
 }
 LEARNING_RATE = 1.2e-3
 WARMUP_STEPS = 100
+DECODER_LEARNING_RATE = 6e-4
 LATENT_NOISE = 0.02
 IMAGES_UNTIL, SHORT_CLIPS_UNTIL = 0.30, 0.65
 SAVE_EVERY, LOG_EVERY, MEASURE_EVERY = 120.0, 50, 240.0
@@ -65,16 +66,18 @@ def new_vae() -> AutoencoderKLWan:
 def load_vae() -> AutoencoderKLWan:
     """The VAE as far as it is trained, with the latent statistics in its config once stage ``latents`` measured them.
 
-    Raises CheckpointError where the stage was never run.
+    Where no training state is left, it is the one that ships with the package.
     """
     from diffusers import AutoencoderKLWan
 
-    saved, statistics = StageState("vae").load(), StageState("latent_statistics").load()
-    if saved is None:
-        raise CheckpointError(f"stage 'vae' has no state in {work_directory()}: run it first")
-    vae = AutoencoderKLWan(**{**VAE_CONFIG, **(statistics or {})})
-    vae.load_state_dict(saved["vae"])
-    return vae.eval()
+    statistics = StageState("latent_statistics").load()
+    for stage in (DECODER_STAGE, ENCODER_STAGE):
+        saved = StageState(stage).load()
+        if saved is not None:
+            vae = AutoencoderKLWan(**{**VAE_CONFIG, **(statistics or {})})
+            vae.load_state_dict(saved["vae"])
+            return vae.eval()
+    return AutoencoderKLWan.from_pretrained(shipped_checkpoint() / "vae").eval()
 
 
 def decode_unclamped(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
@@ -139,18 +142,27 @@ def held_out_quality(vae: AutoencoderKLWan, clips: int = 24) -> dict[str, float]
     return {"psnr": decibel(error), "psnr_first": decibel(error[:, 0]), "psnr_last": decibel(error[:, -1])}
 
 
-def train(seconds: float) -> None:
-    """Train, or go on training, for a budget of training seconds in all (see `TrainingClock`)."""
+def train(seconds: float, decoder_only: bool = False) -> None:
+    """Train, or go on training, for a budget of training seconds in all (see `TrainingClock`).
+
+    ``decoder_only`` is a stage of its own: it starts from the trained VAE and leaves the encoder, and so every latent
+    and every denoiser trained on them, as it is. All of it is the last third of the whole schedule.
+    """
     import torch
 
     from anyflow_rt.benchmarks.shapes.recipe.convolution import train_quickly
 
     torch.set_num_threads(TORCH_THREADS)
     torch.manual_seed(0)
-    stage, interruption = StageState("vae"), Interruption()
-    vae = new_vae()
+    stage, interruption = StageState(DECODER_STAGE if decoder_only else ENCODER_STAGE), Interruption()
+    peak_rate = DECODER_LEARNING_RATE if decoder_only else LEARNING_RATE
+    vae = load_vae() if decoder_only else new_vae()
     train_quickly(vae)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    if decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    parameters = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=peak_rate, betas=(0.9, 0.98), weight_decay=0.0)
     clock, step = TrainingClock(seconds), 0
     saved = stage.load()
     if saved is not None:
@@ -168,8 +180,8 @@ def train(seconds: float) -> None:
 
     while clock.progress < 1.0 and not interruption.asked:
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * cosine(clock.progress)
-        pixels = draw_batch(generator, *batch_shape(clock.progress, generator))
+            group["lr"] = peak_rate * min(1.0, (step + 1) / WARMUP_STEPS) * cosine(clock.progress)
+        pixels = draw_batch(generator, *batch_shape(1.0 if decoder_only else clock.progress, generator))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             latents = vae.encode(pixels).latent_dist.mode().float()
             restored = decode_unclamped(vae, latents + LATENT_NOISE * torch.randn_like(latents)).float()
@@ -177,15 +189,14 @@ def train(seconds: float) -> None:
         loss = 2 * error.abs().mean() + 2 * error.square().mean() + 1e-5 * latents.square().mean()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
         losses.append(float(loss.detach()))
         clock.tick()
         if step % LOG_EVERY == 0:
-            stage.log(
-                step=step, spent=clock.spent, wall=time.time(), loss=float(np.mean(losses)), frames=pixels.shape[2]
-            )
+            mean = float(np.mean(losses))
+            stage.log(step=step, spent=clock.spent, wall=time.time(), loss=mean, frames=pixels.shape[2])
             losses.clear()
         if clock.spent - last_save > SAVE_EVERY:
             save()
