@@ -146,7 +146,7 @@ def test_load_into_fills_a_meta_module(base):
     assert torch.equal(layer.weight.float(), weights["decoder.mid_block.resnets.0.conv1.weight"])
     with pytest.raises(CheckpointError, match=r"conv_in\.weight' has shape \[16, 16, 3, 3, 3\].*\[4, 16, 3, 3, 3\]"):
         weights.load_into(torch.nn.Conv3d(16, 4, 3), rename=lambda name: f"decoder.conv_in.{name}")
-    with pytest.raises(CheckpointError, match="no tensor 'nowhere.weight'"):
+    with pytest.raises(CheckpointError, match=r"no tensor 'nowhere\.weight'"):
         weights.load_into(torch.nn.Linear(2, 2), rename=lambda name: f"nowhere.{name}")
 
 

@@ -215,7 +215,7 @@ def _latent_statistics(channels: int, generator: torch.Generator) -> dict[str, l
     return {"latents_mean": mean.tolist(), "latents_std": deviation.tolist()}
 
 
-def _calibrate(transformer: torch.nn.Module, vae: torch.nn.Module, generator: torch.Generator) -> None:
+def _calibrate(transformer: Any, vae: Any, generator: torch.Generator) -> None:
     """Scale both heads: velocities of standard deviation one, pixels of 0.35 (a few per cent of them clamped)."""
     config = transformer.config
     side = 4 * config.patch_size[1]
