@@ -26,6 +26,6 @@ def _chunks(first: Engine, following: Engine, latents: np.ndarray) -> Iterator[n
     yield out["frames"]
     for start in range(1, latents.shape[1], LATENT_FRAMES_PER_CALL):
         chunk = np.ascontiguousarray(latents[:, start : start + LATENT_FRAMES_PER_CALL])
-        caches = {name: out[name] for name in following.inputs if name != "latents"}
+        caches = {name: out[f"next_{name}"] for name in following.inputs if name != "latents"}
         out = following.infer(latents=chunk, **caches)
         yield out["frames"]

@@ -114,7 +114,7 @@ def _vae_decoder(first: bool) -> GraphBuilder:
         axes = {"latents": latents} if first else {"latents": latents, **caches}
         build = vae_decoder.build_first if first else vae_decoder.build_next
         inputs = {name: GraphInput(_zeros(value, sizes), value) for name, value in axes.items()}
-        return Graph(build(vae, weights), inputs, {"frames": frames, **caches})
+        return Graph(build(vae, weights), inputs, {"frames": frames, **_next(caches)})
 
     return graph
 
@@ -132,7 +132,7 @@ def _vae_encoder(first: bool) -> GraphBuilder:
         if not first:
             inputs |= {name: GraphInput(_zeros(value, sizes), value) for name, value in caches.items()}
         build = vae_encoder.build_first if first else vae_encoder.build_next
-        return Graph(build(vae, weights), inputs, {"latents": latents, **caches})
+        return Graph(build(vae, weights), inputs, {"latents": latents, **_next(caches)})
 
     return graph
 
@@ -142,6 +142,11 @@ def _cache_axes(shapes: tuple[CacheShape, ...]) -> dict[str, Axes]:
         f"cache_{index}": ("B", cache.frames, _times(cache.scale, "h"), _times(cache.scale, "w"), cache.channels)
         for index, cache in enumerate(shapes)
     }
+
+
+def _next(caches: dict[str, Axes]) -> dict[str, Axes]:
+    """The caches as outputs: ONNX gives each name to one value, so ``cache_0`` comes out as ``next_cache_0``."""
+    return {f"next_{name}": axes for name, axes in caches.items()}
 
 
 def _times(factor: int, symbol: str) -> str:
