@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from anyflow_rt.engines.architecture import VaeConfig
 
 
 @dataclass(frozen=True)
 class CacheShape:
-    """One cache: (B, channels, frames, scale * H, scale * W), H and W being the latent height and width."""
+    """One cache: (B, frames, scale * H, scale * W, channels), H and W being the latent height and width."""
 
     channels: int
     frames: int
@@ -23,7 +24,7 @@ class CacheShape:
 
     def concrete(self, batch: int, latent_height: int, latent_width: int) -> tuple[int, int, int, int, int]:
         """The shape for a given batch and latent size."""
-        return batch, self.channels, self.frames, self.scale * latent_height, self.scale * latent_width
+        return batch, self.frames, self.scale * latent_height, self.scale * latent_width, self.channels
 
 
 def decoder_caches(vae: VaeConfig) -> tuple[CacheShape, ...]:
@@ -58,7 +59,7 @@ def _decoder_caches(vae: VaeConfig) -> Iterator[CacheShape]:
     scale = 1
     yield CacheShape(vae.z_dim, 2, scale)
     yield from _residual_blocks(widths[0], widths[0], 2, scale)
-    for level, (width_in, width) in enumerate(zip(widths, widths[1:], strict=False)):
+    for level, (width_in, width) in enumerate(pairwise(widths)):
         if level > 0 and not vae.is_residual:
             width_in //= 2
         yield from _residual_blocks(width_in, width, vae.num_res_blocks + 1, scale)
@@ -74,7 +75,7 @@ def _encoder_caches(vae: VaeConfig) -> Iterator[CacheShape]:
     last = len(vae.dim_mult) - 1
     scale = 2**last
     yield CacheShape(vae.in_channels, 2, scale)
-    for level, (width_in, width) in enumerate(zip(widths, widths[1:], strict=False)):
+    for level, (width_in, width) in enumerate(pairwise(widths)):
         yield from _residual_blocks(width_in, width, vae.num_res_blocks, scale)
         if level != last:
             scale //= 2

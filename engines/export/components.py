@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from anyflow_rt.engines import vae_cache
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.export import text_encoder, transformer, vae_decoder, vae_encoder
-from anyflow_rt.engines.export.onnx import Axes, GraphInput, export_module
+from anyflow_rt.engines.export.onnx import Axes, GraphInput, export_module, export_shape_free
 from anyflow_rt.engines.vae_cache import CacheShape
 
 Weights = Mapping[str, Tensor]
@@ -27,11 +27,12 @@ _B, _F, _K, _S, _H, _W = 2, 3, 2, 5, 4, 6
 
 @dataclass(frozen=True)
 class Graph:
-    """One component ready to be exported."""
+    """One component ready to be exported; ``shape_free`` modules leave no size in their trace, and export faster."""
 
     module: nn.Module
     inputs: dict[str, GraphInput]
     outputs: dict[str, Axes]
+    shape_free: bool = False
 
 
 GraphBuilder = Callable[[Architecture, Weights], Graph]
@@ -49,7 +50,8 @@ def export_component(name: str, architecture: Architecture, weights: Weights, pa
     """Write component ``name`` to ``path`` (ONNX, weights in ``<path>.data``)."""
     with torch.no_grad():
         graph = COMPONENTS[name].graph(architecture, weights)
-        export_module(graph.module, graph.inputs, graph.outputs, path)
+        export = export_shape_free if graph.shape_free else export_module
+        export(graph.module, graph.inputs, graph.outputs, path)
 
 
 def _text_encoder(architecture: Architecture, weights: Weights) -> Graph:
@@ -114,7 +116,7 @@ def _vae_decoder(first: bool) -> GraphBuilder:
         axes = {"latents": latents} if first else {"latents": latents, **caches}
         build = vae_decoder.build_first if first else vae_decoder.build_next
         inputs = {name: GraphInput(_zeros(value, sizes), value) for name, value in axes.items()}
-        return Graph(build(vae, weights), inputs, {"frames": frames, **_next(caches)})
+        return Graph(build(vae, weights), inputs, {"frames": frames, **_next(caches)}, shape_free=True)
 
     return graph
 
@@ -132,7 +134,7 @@ def _vae_encoder(first: bool) -> GraphBuilder:
         if not first:
             inputs |= {name: GraphInput(_zeros(value, sizes), value) for name, value in caches.items()}
         build = vae_encoder.build_first if first else vae_encoder.build_next
-        return Graph(build(vae, weights), inputs, {"latents": latents, **_next(caches)})
+        return Graph(build(vae, weights), inputs, {"latents": latents, **_next(caches)}, shape_free=True)
 
     return graph
 

@@ -62,6 +62,35 @@ def export_module(
     onnx_program.save(str(path), external_data=True)
 
 
+def export_shape_free(
+    module: nn.Module, inputs: Mapping[str, GraphInput], outputs: Mapping[str, Axes], path: Path
+) -> None:
+    """As ``export_module``, several times faster, for a module that leaves no size in its trace (see ``shape_free``).
+
+    The module is traced at the example sizes; all shapes the tracer noted are then dropped before anything is folded.
+    """
+    with _quiet():
+        onnx_program = torch.onnx.export(
+            module.eval().requires_grad_(False),
+            args=(),
+            kwargs=_arguments(module, {name: value.example.contiguous() for name, value in inputs.items()}),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+        assert onnx_program is not None
+        graph = onnx_program.model.graph
+        for node in graph.all_nodes():
+            for value in node.outputs:
+                value.shape = None
+        _name_axes(graph, inputs, outputs)
+        onnx_program.optimize()
+    onnx_program.save(str(path), external_data=True)
+
+
 def _arguments(module: nn.Module, values: Mapping[str, object]) -> dict[str, object]:
     """``values`` by the parameters of ``module.forward``; names it does not have go, as a tuple, to its last one."""
     parameters = list(inspect.signature(module.forward).parameters)
@@ -70,19 +99,8 @@ def _arguments(module: nn.Module, values: Mapping[str, object]) -> dict[str, obj
     return {**arguments, parameters[-1]: rest} if rest else arguments
 
 
-def _dynamic_shapes(module: nn.Module, inputs: Mapping[str, GraphInput]) -> dict[str, object]:
-    """By parameter of ``module.forward``; inputs that it takes as ``**keywords`` stand together under that name."""
-    parameters = inspect.signature(module.forward).parameters.values()
-    keywords = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
-    named = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-    shapes: dict[str, object] = {name: _dynamic(inputs[name].axes) for name in inputs if name in named}
-    if keywords is not None:
-        shapes[keywords] = {name: _dynamic(value.axes) for name, value in inputs.items() if name not in named}
-    return shapes
-
-
 def _dynamic(axes: Axes) -> dict[int, object]:
-    """torch.export's description of ``axes``. A stated multiple keeps its shape expressions, and so the export, short."""
+    """torch.export's description of ``axes``. A stated multiple keeps its shape expressions short."""
     dims: dict[int, object] = {}
     for index, axis in enumerate(axes):
         if isinstance(axis, str):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from anyflow_rt.engines.architecture import VaeConfig
+from anyflow_rt.engines.export.shape_free import Size, reshape, reshape_by
 from anyflow_rt.engines.export.vae_layers import (
     CausalConvolution,
     ChannelNorm,
@@ -42,22 +43,22 @@ class VaeDecoder(nn.Module):
         super().__init__()
         self.first = first
         self.patch = vae.patch_size or 1
-        self.enter = Pointwise(*_denormalising(vae, weights), first)
+        self.enter = Pointwise(*_denormalising(vae, weights))
         self.conv_in = CausalConvolution(weights, "decoder.conv_in", first)
         self.middle = MidBlock(weights, "decoder.mid_block", first)
         self.levels = nn.ModuleList(UpLevel(vae, weights, level, first) for level in range(len(vae.dim_mult)))
-        self.norm_out = ChannelNorm(weights, "decoder.norm_out", first)
+        self.norm_out = ChannelNorm(weights, "decoder.norm_out")
         self.conv_out = CausalConvolution(weights, "decoder.conv_out", first)
 
     def forward(self, latents: Tensor, caches: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
         running = FrameCaches(caches)
-        x = latents[:, 0] if self.first else latents.transpose(1, 2)
+        x = (latents[:, 0] if self.first else latents).movedim(-3, -1)
         x = self.conv_in(self.enter(x), running)
         x = self.middle(x, running)
         for level in self.levels:
             x = level(x, running)
         x = self.conv_out(self.norm_out(x), running)
-        return frames_from_signal(x.unsqueeze(2) if self.first else x, self.patch), *running.kept
+        return frames_from_signal(x.unsqueeze(1) if self.first else x, self.patch), *running.kept
 
 
 class UpLevel(nn.Module):
@@ -81,19 +82,19 @@ class UpLevel(nn.Module):
         if self.upsample is not None:
             x = self.upsample(x, caches)
             if self.shortcut:
-                x = x + spread_channels(entered, x.shape[1], 2 if self.upsample.temporal else 1, self.first)
+                x = x + spread_channels(entered, x.shape[-1], 2 if self.upsample.temporal else 1, self.first)
         return x
 
 
 def frames_from_signal(x: Tensor, patch: int) -> Tensor:
-    """(B, 3 p p, t, h, w) float -> (B, t, p h, p w, 3) uint8: round half to even of 255 clamp(x / 2 + 0.5, 0, 1).
+    """(B, t, h, w, 3 p p) float -> (B, t, p h, p w, 3) uint8: round half to even of 255 clamp(x / 2 + 0.5, 0, 1).
 
     Channels hold (colour, column in the patch, row in the patch), as diffusers' ``unpatchify`` reads them.
     """
-    batch, channels, frames, height, width = x.shape
     pixels = torch.round(torch.clamp(x * 127.5 + 127.5, 0.0, 255.0)).to(torch.uint8)
-    pixels = pixels.reshape(batch, channels // patch**2, patch, patch, frames, height, width)
-    return pixels.permute(0, 4, 5, 3, 6, 2, 1).reshape(batch, frames, height * patch, width * patch, -1)
+    colours = x.shape[-1] // patch**2
+    pixels = reshape(pixels, [0, 0, 0, 0, colours, patch, patch]).permute(0, 1, 2, 6, 3, 5, 4)
+    return reshape_by(pixels, x, [Size(0), Size(1), Size(2, times=patch), Size(3, times=patch), colours])
 
 
 def _denormalising(vae: VaeConfig, weights: Weights) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from anyflow_rt.engines.architecture import VaeConfig
+from anyflow_rt.engines.export.shape_free import Size, reshape_by
 from anyflow_rt.engines.export.vae_layers import (
     CausalConvolution,
     ChannelNorm,
@@ -47,19 +48,20 @@ class VaeEncoder(nn.Module):
         levels = _residual_levels if vae.is_residual else _plain_levels
         self.levels = nn.ModuleList(levels(vae, weights, first))
         self.middle = MidBlock(weights, "encoder.mid_block", first)
-        self.norm_out = ChannelNorm(weights, "encoder.norm_out", first)
+        self.norm_out = ChannelNorm(weights, "encoder.norm_out")
         self.conv_out = CausalConvolution(weights, "encoder.conv_out", first)
-        self.leave = Pointwise(*_normalising(vae, weights), first)
+        self.leave = Pointwise(*_normalising(vae, weights))
 
     def forward(self, frames: Tensor, caches: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
         running = FrameCaches(caches)
         x = signal_from_frames(frames, self.patch)
-        x = self.conv_in(x[:, :, 0] if self.first else x, running)
+        x = self.conv_in(x[:, 0] if self.first else x, running)
         for level in self.levels:
             x = level(x, running)
         x = self.middle(x, running)
         x = self.leave(self.conv_out(self.norm_out(x), running))
-        return x.unsqueeze(1) if self.first else x.transpose(1, 2), *running.kept
+        x = x.movedim(-1, -3)
+        return x.unsqueeze(1) if self.first else x, *running.kept
 
 
 class DownLevel(nn.Module):
@@ -84,17 +86,18 @@ class DownLevel(nn.Module):
             x = block(x, caches)
         if self.downsample is not None:
             x = self.downsample(x, caches)
-        return x + pool_channels(entered, x.shape[1], self.time, self.space, self.first)
+        return x + pool_channels(entered, x.shape[-1], self.time, self.space, self.first)
 
 
 def signal_from_frames(frames: Tensor, patch: int) -> Tensor:
-    """(B, t, p h, p w, 3) uint8 -> (B, 3 p p, t, h, w) float32 in [-1, 1].
+    """(B, t, p h, p w, 3) uint8 -> (B, t, h, w, 3 p p) float32 in [-1, 1].
 
     Channels hold (colour, column in the patch, row in the patch), as diffusers' ``patchify`` writes them.
     """
-    batch, count, height, width, colours = frames.shape
-    x = frames.reshape(batch, count, height // patch, patch, width // patch, patch, colours)
-    x = x.permute(0, 6, 5, 3, 1, 2, 4).reshape(batch, -1, count, height // patch, width // patch)
+    colours = frames.shape[-1]
+    outer = [Size(0), Size(1), Size(2, over=patch), Size(3, over=patch)]
+    x = reshape_by(frames, frames, [outer[0], outer[1], outer[2], patch, outer[3], patch, colours])
+    x = reshape_by(x.permute(0, 1, 2, 4, 6, 5, 3), frames, [*outer, colours * patch**2])
     return x.float() * (2.0 / 255.0) - 1.0
 
 
@@ -110,7 +113,7 @@ def _plain_levels(vae: VaeConfig, weights: Weights, first: bool) -> list[nn.Modu
         for _ in range(vae.num_res_blocks):
             layers.append(ResidualBlock(weights, f"encoder.down_blocks.{len(layers)}", first))
             if scale in vae.attn_scales:
-                layers.append(FrameAttention(weights, f"encoder.down_blocks.{len(layers)}", first))
+                layers.append(FrameAttention(weights, f"encoder.down_blocks.{len(layers)}"))
         if level < len(vae.dim_mult) - 1:
             layers.append(Downsample(weights, f"encoder.down_blocks.{len(layers)}", first))
             scale /= 2.0
