@@ -73,6 +73,8 @@ def _signature(data: _Buffer) -> tuple[Signature, Signature]:
             outputs.update(_value(data, start, stop))
         elif field == _GRAPH_INITIALIZER:
             constants.update(_text(data, span) for part, span in _fields(data, start, stop) if part == _TENSOR_NAME)
+    if twice := sorted(inputs.keys() & outputs.keys()):
+        raise ValueError(f"{', '.join(twice)} would be both input and output")
     return {name: spec for name, spec in inputs.items() if name not in constants}, outputs
 
 

@@ -2,7 +2,8 @@
 
 The precision is always set, since OpenVINO takes bf16 by itself where it can. Its bf16 is a rule, not a cast of the
 graph: products (MatMul, Conv) and what lies above them run in bf16; graph inputs and outputs, and all that follows the
-last product, stay float32. A graph that ends in z - interval u therefore keeps z's bits where interval is 0.
+last product, stay float32. A graph that ends in z - interval u therefore keeps z's bits where interval is 0. An input
+above a product is read as float32 by an elementwise operator or Attention, but rounded by any other (a reshape).
 
 Cold start. Compiling an ONNX graph takes several times as long as loading its compiled form, which is kept in
 ``cache_dir`` as OpenVINO's exported blob, keyed by everything it depends on. Loading a blob reads no ONNX operator:
@@ -16,13 +17,10 @@ import hashlib
 import logging
 import math
 import os
-import sys
-import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatch
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +28,10 @@ import numpy as np
 
 from anyflow_rt.engines.engine import Engine, TensorSpec
 from anyflow_rt.engines.onnx_signature import read_signature
-from anyflow_rt.errors import EngineError, MissingPackageError
+from anyflow_rt.engines.openvino_package import core, import_openvino, processor_has_bf16
+from anyflow_rt.errors import EngineError
 
 _log = logging.getLogger(__name__)
-_import_lock = threading.Lock()
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _BFLOAT16 = np.dtype(np.uint16)
 
@@ -204,47 +202,6 @@ class OpenVinoEngine(Engine):
             with contextlib.suppress(OSError):
                 partial.unlink()
             _log.warning("the compiled form of %s is not kept, every start compiles: %s", self.model_path.name, error)
-
-
-def import_openvino() -> Any:
-    """The openvino package, without its model converter.
-
-    ``import openvino`` also imports the converter, which OpenVINO itself treats as optional. It takes two thirds of the
-    import's time, and it is what reports each import to OpenVINO's telemetry. ``openvino.convert_model`` still works
-    for whoever calls it: the converter is then imported.
-    """
-    converter = "openvino.tools.ovc"
-    with _import_lock:
-        if "openvino" not in sys.modules:
-            sys.modules[converter] = None  # type: ignore[assignment]
-        try:
-            import openvino
-        except ImportError as error:
-            raise MissingPackageError("openvino", None, "the openvino engine") from error
-        finally:
-            if converter in sys.modules and sys.modules[converter] is None:
-                del sys.modules[converter]
-        if not hasattr(openvino, "convert_model"):
-            openvino.convert_model = _convert_model
-    return openvino
-
-
-def _convert_model(*arguments: Any, **options: Any) -> Any:
-    from openvino.tools.ovc import convert_model
-
-    return convert_model(*arguments, **options)
-
-
-@cache
-def core() -> Any:
-    """The process's ``openvino.Core``."""
-    return import_openvino().Core()
-
-
-@cache
-def processor_has_bf16() -> bool:
-    """Whether OpenVINO can compute in bf16 here (AVX-512 BF16, AMX)."""
-    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _port(ports: Any, name: str) -> Any:

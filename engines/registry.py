@@ -55,7 +55,7 @@ def default_precision(engine: str) -> tuple[str, str | None]:
     check_engine_name(engine)
     if engine != "openvino":
         return "fp32", None
-    from anyflow_rt.engines.openvino import processor_has_bf16
+    from anyflow_rt.engines.openvino_package import processor_has_bf16
 
     if processor_has_bf16():
         return "bf16", None

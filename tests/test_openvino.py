@@ -1,0 +1,99 @@
+"""What is OpenVINO's alone: memory used again, compiled models kept, a light import, processors without bf16."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.graphs import CHANNELS, values, write_graphs
+
+from anyflow_rt.engines import openvino, openvino_package, registry
+from anyflow_rt.engines.registry import open_engine
+from anyflow_rt.errors import EngineError
+
+LATENTS, INTERVAL = values(2, 3, CHANNELS, 4, 4), values(2, 3)
+
+
+@pytest.fixture(scope="session")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The graphs as files."""
+    return write_graphs(tmp_path_factory.mktemp("graphs"))
+
+
+def test_openvino_uses_memory_again(graphs: dict[str, Path]) -> None:
+    """A loop that lets go of its last result but one goes round in two buffers."""
+    with open_engine("openvino", graphs["flow"], precision="fp32") as engine:
+        latents, places = values(1, 2, CHANNELS, 8, 8), []
+        for _ in range(8):
+            latents = engine.infer(latents=latents, interval=np.ones((1, 2), np.float32))["moved"]
+            places.append(latents.ctypes.data)
+    assert len(set(places[1:])) == 2
+
+
+def test_a_processor_without_bf16(graphs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (openvino, openvino_package):
+        monkeypatch.setattr(module, "processor_has_bf16", lambda: False)
+    precision, note = registry.default_precision("openvino")
+    assert precision == "fp32"
+    assert "no bf16" in str(note)
+    with pytest.raises(EngineError, match="--precision fp32"):
+        open_engine("openvino", graphs["flow"], precision="bf16")
+
+
+def test_compiled_models_are_kept(graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    model = tmp_path / "flow.onnx"
+    model.write_bytes(graphs["flow"].read_bytes())
+    cache, arrays = tmp_path / "cache", {"latents": LATENTS, "interval": INTERVAL}
+
+    def run() -> np.ndarray:
+        with open_engine("openvino", model, precision="fp32", cache_dir=cache) as engine:
+            return engine.infer(**arrays)["moved"]
+
+    first = run()
+    (blob,) = cache.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino.OpenVinoEngine, "_read_model", lambda self: pytest.fail("compiled again"))
+        np.testing.assert_array_equal(run(), first)
+    blob.write_bytes(blob.read_bytes()[:1000])
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(run(), first)
+    assert "does not load" in caplog.text
+    model.write_bytes(graphs["flow"].read_bytes())
+    run()
+    (renewed,) = cache.iterdir()
+    assert renewed != blob
+
+
+def test_large_models_are_left_to_openvinos_cache(graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "BLOB_LIMIT", 0)
+    results = []
+    for _ in range(2):
+        with open_engine("openvino", graphs["flow"], precision="fp32", cache_dir=tmp_path / "cache") as engine:
+            results.append(engine.infer(latents=LATENTS, interval=INTERVAL)["moved"])
+    np.testing.assert_array_equal(*results)
+    assert list((tmp_path / "cache").iterdir())
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(graphs, tmp_path: Path, caplog) -> None:
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.WARNING):
+        engine = open_engine("openvino", graphs["flow"], precision="fp32", cache_dir=tmp_path / "file" / "cache")
+    engine.close()
+    assert "is not kept" in caplog.text
+
+
+def test_loading_is_light(graphs: dict[str, Path]) -> None:
+    """No heavy package, no telemetry; and what was left out of openvino is still there for whoever asks."""
+    script = (
+        "import sys\n"
+        "from anyflow_rt.engines.registry import open_engine\n"
+        f"open_engine('openvino', {str(graphs['flow'])!r}, precision='fp32').close()\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino_telemetry', 'openvino.tools', 'urllib.request'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        f"import openvino; openvino.convert_model({str(graphs['flow'])!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
