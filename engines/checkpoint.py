@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.checkpoint_config import read_architecture
@@ -128,12 +129,12 @@ def _find_tokenizer(found: Source, architecture: Architecture) -> Path:
     return file
 
 
-def _token_count(tokenizer: dict) -> int:
-    """One more than the highest token id: the vocabulary is a list (Unigram) or a table of ids."""
-    model = tokenizer.get("model")
+def _token_count(tokenizer: dict[str, Any]) -> int:
+    """One more than the highest token id, 0 where that cannot be said: a vocabulary is a list or a table of ids."""
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens") or []
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    if not vocabulary or not isinstance(vocabulary, list | dict):
+    if not vocabulary or not isinstance(vocabulary, list | dict) or not isinstance(added, list):
         return 0
-    ids = vocabulary.values() if isinstance(vocabulary, dict) else (len(vocabulary) - 1,)
-    added = (token["id"] for token in tokenizer.get("added_tokens") or ())
-    return 1 + max((*ids, *added))
+    ids = [*vocabulary.values()] if isinstance(vocabulary, dict) else [len(vocabulary) - 1]
+    ids += [token.get("id") if isinstance(token, dict) else None for token in added]
+    return 1 + max(ids) if all(isinstance(number, int) for number in ids) else 0

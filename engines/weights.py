@@ -96,7 +96,8 @@ class WeightReader(Mapping[str, "torch.Tensor"]):
     """The tensors of one network by name; a mapping, so it goes wherever a state dict does.
 
     ``files`` are those of ``find_weight_files``. Opening raises CheckpointError for a damaged file; ``check`` compares
-    names, shapes and dtypes with ``tensors``. Iteration leaves out what the network never reads.
+    names, shapes and dtypes with ``tensors``. Iteration leaves out what the network never reads; a name that is not
+    there raises CheckpointError, not KeyError.
     """
 
     def __init__(self, component: str, files: tuple[Path, ...], tensors: NetworkTensors) -> None:
@@ -157,13 +158,15 @@ class WeightReader(Mapping[str, "torch.Tensor"]):
         return len(self.names())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._slices
+        return name in self._slices or any(
+            required == name and other in self._slices for other, required in self._expected.tied.items()
+        )
 
     def check(self) -> None:
-        """Compare with what the configuration implies, by headers alone.
+        """Compare with what the configuration implies, by headers alone (but for tied tensors stored twice).
 
         Raises CheckpointError naming the first tensor that is missing, of the wrong shape, unknown or of a dtype that
-        is not read, and how many more there are.
+        is not read, and how many more there are; and where tied tensors differ.
         """
         required, tied = self._expected.required, self._expected.tied
         stored = self.names()
@@ -183,6 +186,11 @@ class WeightReader(Mapping[str, "torch.Tensor"]):
             )
         for name in stored:
             self.dtype(name)
+        for other, name in tied.items():
+            if other in self._slices and name in self._slices and not self[other].equal(self[name]):
+                raise CheckpointError(
+                    f"{self._folder}: tensors {other!r} and {name!r} stand for one and the same but differ; remove one"
+                )
 
     def load_into(
         self,

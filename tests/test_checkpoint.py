@@ -13,6 +13,8 @@ from support.sensitivity import load_reference
 
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.checkpoint import NETWORKS, load_checkpoint
+from anyflow_rt.engines.checkpoint_config import ACTIVATIONS, read_text_encoder, read_vae
+from anyflow_rt.engines.checkpoint_file import ConfigFile
 from anyflow_rt.engines.checkpoint_shapes import network_tensors
 from anyflow_rt.engines.export.text_encoder import _ACTIVATIONS
 from anyflow_rt.errors import CheckpointError, UsageError
@@ -50,8 +52,6 @@ def test_configuration_and_tensors_are_the_references(name, tmp_path):
 
 
 def test_activations_are_those_the_exporter_has():
-    from anyflow_rt.engines.checkpoint_config import ACTIVATIONS
-
     assert set(ACTIVATIONS) == set(_ACTIVATIONS)
 
 
@@ -63,6 +63,29 @@ def test_released_defaults_are_accepted(base, tmp_path):
     _drop(path / "transformer/config.json", "image_dim", "out_channels")
     _drop(path / "text_encoder/config.json", "relative_attention_max_distance", "pad_token_id", "dense_act_fn")
     assert load_checkpoint(path).architecture == load_checkpoint(base).architecture
+
+
+def test_configuration_files_of_wans_size_are_accepted(tmp_path):
+    """Keys as in the files that Wan 2.1 and UMT5-XXL were published with."""
+    text = {
+        "architectures": ["UMT5EncoderModel"], "classifier_dropout": 0.0, "d_ff": 10240, "d_kv": 64, "d_model": 4096,
+        "decoder_start_token_id": 0, "dense_act_fn": "gelu_new", "dropout_rate": 0.1, "eos_token_id": 1,
+        "feed_forward_proj": "gated-gelu", "initializer_factor": 1.0, "is_encoder_decoder": True,
+        "is_gated_act": True, "layer_norm_epsilon": 1e-06, "model_type": "umt5", "num_decoder_layers": 24,
+        "num_heads": 64, "num_layers": 24, "output_past": True, "pad_token_id": 0,
+        "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32, "scalable_attention": True,
+        "tie_word_embeddings": False, "tokenizer_class": "T5Tokenizer", "torch_dtype": "bfloat16",
+        "transformers_version": "4.48.0.dev0", "use_cache": True, "vocab_size": 256384,
+    }  # fmt: skip
+    vae = {
+        "_class_name": "AutoencoderKLWan", "_diffusers_version": "0.33.0.dev0", "attn_scales": [], "base_dim": 96,
+        "dim_mult": [1, 2, 4, 4], "dropout": 0.0, "latents_mean": [0.1] * 16, "latents_std": [1.5] * 16,
+        "num_res_blocks": 2, "temperal_downsample": [False, True, True], "z_dim": 16,
+    }  # fmt: skip
+    for name, values in (("text", text), ("vae", vae)):
+        (tmp_path / name).write_text(json.dumps(values))
+    assert read_text_encoder(ConfigFile(tmp_path / "text")).num_heads == 64
+    assert read_vae(ConfigFile(tmp_path / "vae")).spatial_factor == 8
 
 
 def test_nvlabs_naming_is_accepted(base, tmp_path):

@@ -220,6 +220,15 @@ def test_quantised_tensors(copy):
     assert "'proj_out.bias' is stored as I8; supported: F64, F32, F16, BF16" in refusal(copy)
 
 
+def test_tied_tensors_that_differ(copy):
+    file = copy / "text_encoder/model.safetensors"
+    shared = load_file(file)["shared.weight"]
+    change(file, encoder__embed_tokens__weight=shared.clone())
+    load_checkpoint(copy)
+    change(file, encoder__embed_tokens__weight=shared + 1)
+    assert "'encoder.embed_tokens.weight' and 'shared.weight' stand for one" in refusal(copy)
+
+
 def test_sharded_damage(tmp_path):
     path = make_checkpoint(tmp_path / "sharded", seed=1, max_shard_size="30KB")
     index = path / "transformer/diffusion_pytorch_model.safetensors.index.json"
@@ -242,8 +251,9 @@ def test_sharded_damage(tmp_path):
 def test_tokenizer(copy):
     tokenizer = copy / "tokenizer/tokenizer.json"
     values = json.loads(tokenizer.read_text())
-    tokenizer.write_text(json.dumps({**values, "model": {}}))
-    assert "no tokenizer" in refusal(copy)
+    for damage in ({"model": {}}, {"model": {"vocab": {"a": "1"}}}, {"added_tokens": [{"content": "</s>"}]}):
+        tokenizer.write_text(json.dumps({**values, **damage}))
+        assert "no tokenizer" in refusal(copy)
     tokenizer.unlink()
     (copy / "tokenizer/spiece.model").write_bytes(b"\n")
     message = refusal(copy)

@@ -56,13 +56,7 @@ def test_making_one_leaves_the_global_generator_alone(tmp_path):
     assert torch.equal(torch.rand(2), expected)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ("base", "interval_conditioned") else pytest.param(name, marks=pytest.mark.slow)
-        for name in CONFIGURATIONS
-    ],
-)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_reference_notices_every_mistake(name, tmp_path):
     path = make_checkpoint(tmp_path / name, seed=MADE_WITH, **CONFIGURATIONS[name])
     moved = reference_sensitivity(path)

@@ -145,7 +145,7 @@ def make_checkpoint(
         **(text_encoder or {}),
     }
     with torch.random.fork_rng():
-        networks = {
+        networks: dict[str, Any] = {
             "transformer": diffusers.AnyFlowTransformer3DModel(**transformer_config),
             "vae": diffusers.AutoencoderKLWan(**vae_config),
             "text_encoder": transformers.UMT5EncoderModel(transformers.UMT5Config(**text_config)),
