@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -35,15 +36,26 @@ def reshape(x: Tensor, pattern: Sequence[int]) -> Tensor:
 
 def reshape_by(x: Tensor, like: Tensor, sizes: Sequence[int | Size]) -> Tensor:
     """``x`` in a shape whose sizes are given (``int``) or follow from those of ``like`` (``Size``)."""
-    parts = [size if isinstance(size, Size) else Size(0, 0) for size in sizes]
-    fixed = [0 if isinstance(size, Size) else size for size in sizes]
-    target = [like.shape[part.axis] * part.times // part.over + size for part, size in zip(parts, fixed, strict=True)]
+    target = [size if isinstance(size, int) else like.shape[size.axis] * size.times // size.over for size in sizes]
     if not torch.onnx.is_in_onnx_export():
         return x.reshape(target)
     shape = ops.symbolic("Shape", (like,), dtype=torch.int64, shape=(like.dim(),))
-    wanted = shape.index_select(0, torch.tensor([part.axis for part in parts]))
-    wanted = wanted * torch.tensor([part.times for part in parts])
-    if any(part.over != 1 for part in parts):
-        over = torch.tensor([part.over for part in parts])
-        wanted = ops.symbolic("Div", (wanted, over), dtype=torch.int64, shape=wanted.shape)
-    return ops.symbolic("Reshape", (x, wanted + torch.tensor(fixed)), dtype=x.dtype, shape=target)
+    # Given sizes stay constants of their own, so that engines know them where the others are symbolic.
+    runs = [list(run) for _, run in groupby(sizes, key=lambda size: isinstance(size, int))]
+    wanted = torch.cat([_sizes_of(shape, run) for run in runs])
+    return ops.symbolic("Reshape", (x, wanted), dtype=x.dtype, shape=target)
+
+
+def _sizes_of(shape: Tensor, run: list[int | Size]) -> Tensor:
+    """The sizes of a run of ``int`` or of a run of ``Size``, as an int64 tensor in the graph."""
+    known = [size for size in run if isinstance(size, int)]
+    if known:
+        return torch.tensor(known)
+    taken = [size for size in run if isinstance(size, Size)]
+    sizes = shape.index_select(0, torch.tensor([size.axis for size in taken]))
+    if any(size.times != 1 for size in taken):
+        sizes = sizes * torch.tensor([size.times for size in taken])
+    if any(size.over != 1 for size in taken):
+        over = torch.tensor([size.over for size in taken])
+        sizes = ops.symbolic("Div", (sizes, over), dtype=torch.int64, shape=sizes.shape)
+    return sizes
