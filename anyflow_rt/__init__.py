@@ -1,9 +1,9 @@
 """anyflow-rt: makes video from AnyFlow checkpoints at any number of steps.
 
-    import anyflow_rt
+import anyflow_rt
 
-    with anyflow_rt.load() as runtime:
-        runtime.generate("a red circle moving right", steps=4).save("out.mp4")
+with anyflow_rt.load() as runtime:
+    runtime.generate("a red circle moving right", steps=4).save("out.mp4")
 """
 
 from __future__ import annotations

@@ -19,6 +19,9 @@ RUN_ORDER = (
     "vae_decoder_next",
 )
 
+COMPUTE_TYPE_PORTS = ("*cache_*", "cross_key", "cross_value")
+"""Inputs and outputs that only ever go from one engine call to another: they keep the engine's own type."""
+
 _OPENERS = 2
 """Threads that open engines: reading a compiled model is mostly one thread's work."""
 
@@ -39,6 +42,7 @@ class Components:
                 bundle.component_path(name),
                 precision="fp32" if name == "time_embedder" else precision,
                 cache_dir=cache_dir,
+                compute_type=COMPUTE_TYPE_PORTS,
             )
             for name in RUN_ORDER
         }

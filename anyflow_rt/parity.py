@@ -64,11 +64,14 @@ class Reference:
 
     def __init__(self, checkpoint: str | Path) -> None:
         try:
+            import diffusers
             import torch
-            from diffusers import AnyFlowPipeline
+            import transformers
         except ImportError as error:
             raise MissingPackageError(error.name or "diffusers", "build", "comparing with the reference") from error
-        self.pipeline: Any = AnyFlowPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
+        self.pipeline: Any = diffusers.AnyFlowPipeline.from_pretrained(checkpoint, dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def run(self, case: Case) -> tuple[np.ndarray, np.ndarray]:

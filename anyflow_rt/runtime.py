@@ -221,9 +221,7 @@ class _Run:
         request, found = self._request, []
         for prompts in filter(None, (request.negative_prompts, request.prompts)):
             tokens = self._runtime._tokenizer(prompts, request.max_sequence_length)
-            conditioning, seconds = condition(
-                self._components, tokens, request.max_sequence_length, request.num_videos
-            )
+            conditioning, seconds = condition(self._components, tokens, request.max_sequence_length, request.num_videos)
             found.append(conditioning)
             self._conditioning += seconds
         return found

@@ -14,6 +14,9 @@ from anyflow_rt.errors import UsageError
 SIZE_MULTIPLE = 16
 """Pixels: 8x by the VAE and 2x by the patches, as the reference demands."""
 
+PAD_KEYS = 2
+"""Cross-attention keys that stand for all padded prompt positions; see ``pad_bias``."""
+
 NO_PADDING_BIAS = -1e9
 """Stands for log(0): large and finite, so that no engine meets an infinity."""
 
@@ -53,7 +56,9 @@ def latent_size(architecture: Architecture, size: VideoSize) -> LatentSize:
     step = vae.scale_factor_temporal
     if (size.num_frames - 1) % step:
         low = (size.num_frames - 1) // step * step + 1
-        raise UsageError(f"num_frames {size.num_frames} is not {step}n + 1; the nearest that are: {low} and {low + step}")
+        raise UsageError(
+            f"num_frames {size.num_frames} is not {step}n + 1; the nearest that are: {low} and {low + step}"
+        )
     latent = LatentSize(
         frames=(size.num_frames - 1) // step + 1,
         channels=transformer.in_channels,
@@ -97,6 +102,18 @@ def rope_tables(transformer: TransformerConfig, grid: tuple[int, int, int]) -> t
 
 
 def pad_bias(max_sequence_length: int, prompt_length: int, batch: int) -> np.ndarray:
-    """log(number of padded prompt positions that the one kept key stands for), (batch, 1) float32."""
+    """Biases of the ``PAD_KEYS`` keys that stand for the padded prompt positions, (batch, PAD_KEYS) float32.
+
+    Their exponentials sum to the number of positions left out. The first bias is exact in bfloat16 and carries nearly
+    all of the sum: an engine that rounds log(count) itself to bfloat16 would be off by up to 1.6% of it, this way it
+    is off by 0.05%.
+    """
+    biases = np.full(PAD_KEYS, NO_PADDING_BIAS, np.float32)
     count = max_sequence_length - prompt_length
-    return np.full((batch, 1), math.log(count) if count > 0 else NO_PADDING_BIAS, np.float32)
+    if count > 0:
+        log_bits = np.float32(math.log(count)).view(np.uint32)
+        biases[0] = (log_bits & np.uint32(0xFFFF0000)).view(np.float32)
+        rest = count - math.exp(float(biases[0]))
+        if rest > 0:
+            biases[1] = math.log(rest)
+    return np.broadcast_to(biases, (batch, PAD_KEYS)).copy()

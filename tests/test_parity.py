@@ -10,7 +10,7 @@ from support.checkpoints import CONFIGURATIONS
 
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.geometry import VideoSize
-from anyflow_rt.parity import FRAME_BOUND, LATENT_BOUND, Case, Reference, compare
+from anyflow_rt.parity import FRAME_BOUND, LATENT_BOUND, Case, compare
 from anyflow_rt.runtime import Runtime
 
 SMALL, WIDE, TALL, ONE_FRAME = (

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags. Those left out take the library's own defaults."""
     parser.add_argument("--prompt", required=True, action="append", help="what to show; may be given several times")
     parser.add_argument("--bundle", metavar="DIR", help="a bundle made by build (default: the shapes checkpoint's)")
-    parser.add_argument("--output", default="out.mp4", metavar="FILE", help=".mp4, .gif, .png or .npy (default out.mp4)")
+    parser.add_argument("--output", default="out.mp4", metavar="FILE", help=".mp4 (default out.mp4), .gif, .png, .npy")
     parser.add_argument("--steps", type=int, help="jumps of the sampler: 1, 2, 4 ... (default 4)")
     parser.add_argument("--seed", type=int, help="of the initial noise (default 0)")
     parser.add_argument("--height", type=int, help="pixels, a multiple of 16")

@@ -1,6 +1,6 @@
 """The components of a checkpoint as graphs: which module, which inputs, which symbols. The one list of them all.
 
-Symbols: B videos, F latent frames, k latent frames of one decoder call, S prompt tokens, P = S + 1 keys, L video
+Symbols: B videos, F latent frames, k latent frames of one decoder call, S prompt tokens, P = S + 2 keys, L video
 tokens, 2*h and 2*w the latent height and width.
 """
 
@@ -17,6 +17,7 @@ from anyflow_rt.engines import vae_cache
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.export import text_encoder, transformer, vae_decoder, vae_encoder
 from anyflow_rt.engines.export.onnx import Axes, GraphInput, export_module, export_shape_free
+from anyflow_rt.engines.geometry import PAD_KEYS
 from anyflow_rt.engines.vae_cache import CacheShape
 
 Weights = Mapping[str, Tensor]
@@ -70,7 +71,7 @@ def _conditioner(architecture: Architecture, weights: Weights) -> Graph:
         transformer.Conditioner(config, weights),
         {
             "prompt_embeds": GraphInput(torch.zeros(_B, _S, config.text_dim), ("B", "S", config.text_dim)),
-            "pad_bias": GraphInput(torch.zeros(_B, 1), ("B", 1)),
+            "pad_bias": GraphInput(torch.zeros(_B, PAD_KEYS), ("B", PAD_KEYS)),
         },
         {"cross_key": cross, "cross_value": cross, "context_bias": ("B", "P")},
     )
@@ -90,7 +91,14 @@ def _denoiser(architecture: Architecture, weights: Weights) -> Graph:
     patch, half = config.patch_size[1], config.attention_head_dim // 2
     latents: Axes = ("B", "F", config.in_channels, f"{patch}*h", f"{patch}*w")
     cross: Axes = (config.num_layers, "B", config.num_attention_heads, "P", config.attention_head_dim)
-    sizes = {"B": _B, "F": _F, "P": _S + 1, "L": _F * _H * _W, f"{patch}*h": patch * _H, f"{patch}*w": patch * _W}
+    sizes = {
+        "B": _B,
+        "F": _F,
+        "P": _S + PAD_KEYS,
+        "L": _F * _H * _W,
+        f"{patch}*h": patch * _H,
+        f"{patch}*w": patch * _W,
+    }
     axes: dict[str, Axes] = {
         "latents": latents,
         "modulation": ("B", "F", 6, config.inner_dim),

@@ -6,7 +6,8 @@ Mathematics as in diffusers' ``AnyFlowTransformer3DModel``; what differs is wher
    ``Conditioner``, run once a prompt.
 2. Everything that depends on (t, r) alone is the ``TimeEmbedder``, run once a jump. Its outputs stay per *frame*; the
    reference expands them to every token.
-3. The padded prompt positions are identical keys; one of them is kept, with the bias log(their count).
+3. The padded prompt positions are identical keys; two are kept, with biases that weigh as much as all of them did
+   (``geometry.pad_bias`` says why two).
 4. q, k, v are one projection. Rotary embedding is real, and its pairs are stored as two halves: the permutation is
    applied to the rows of the q and k projections and to their norm gains, which leaves q . k unchanged.
 5. The flow-map update z_r = z_t - (t - r) u is the last operation of the ``Denoiser``, in float32.
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anyflow_rt.engines.architecture import TransformerConfig
+from anyflow_rt.engines.geometry import PAD_KEYS
 
 Weights = Mapping[str, Tensor]
 """The checkpoint's tensors by name, read when they are asked for."""
@@ -98,7 +100,7 @@ class CrossAttention(nn.Module):
         self.out = _read_linear(weights, f"{prefix}.to_out.0")
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """x (B, L, D); key, value (B, heads, S + 1, d); bias (B, 1, L, S + 1) -> (B, L, D)."""
+        """x (B, L, D); key, value (B, heads, S + PAD_KEYS, d); bias (B, 1, L, S + PAD_KEYS) -> (B, L, D)."""
         query = F.rms_norm(self.query(x), x.shape[-1:], self.query_gain, self.eps)
         query = query.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
@@ -183,7 +185,7 @@ class Denoiser(nn.Module):
 
 
 class Conditioner(nn.Module):
-    """Prompt embeddings -> cross-attention keys and values of every block, with the padding collapsed to one key."""
+    """Prompt embeddings -> cross-attention keys and values of every block, with the padding collapsed."""
 
     def __init__(self, config: TransformerConfig, weights: Weights) -> None:
         super().__init__()
@@ -193,14 +195,15 @@ class Conditioner(nn.Module):
         self.text_out = _read_linear(weights, "condition_embedder.text_embedder.linear_2")
         names = [f"blocks.{i}.attn2.{which}" for which in ("to_k", "to_v") for i in range(self.layers)]
         self.key_value = _linear(
-            torch.cat([weights[f"{name}.weight"] for name in names]), torch.cat([weights[f"{name}.bias"] for name in names])
+            torch.cat([weights[f"{name}.weight"] for name in names]),
+            torch.cat([weights[f"{name}.bias"] for name in names]),
         )
         gains = [weights[f"blocks.{i}.attn2.norm_k.weight"] for i in range(self.layers)]
         self.key_gain = _parameter(torch.stack(gains)[:, None, None, :])
 
     def forward(self, prompt_embeds: Tensor, pad_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """prompt_embeds (B, S, E), pad_bias (B, 1) = log(number of padded positions left out) -> key, value, bias."""
-        padded = F.pad(prompt_embeds, (0, 0, 0, 1))
+        """prompt_embeds (B, S, E), pad_bias (B, PAD_KEYS) -> key, value (layers, B, heads, S + PAD_KEYS, d), bias."""
+        padded = F.pad(prompt_embeds, (0, 0, 0, PAD_KEYS))
         text = self.text_out(F.gelu(self.text_in(padded), approximate="tanh"))
         both = self.key_value(text).unflatten(-1, (2, self.layers, self.dim)).permute(2, 3, 0, 1, 4)
         key, value = both.unbind(0)
