@@ -120,6 +120,11 @@ class BundleWriter:
                 "free some or give another place with --out"
             )
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether a tokenizer is there, from before or from now."""
+        return self._tokenizer is not None
+
     def has_component(self, name: str) -> bool:
         """Whether the component is there, from before or from now."""
         return name in self._components

@@ -107,8 +107,9 @@ class WeightReader(Mapping[str, "torch.Tensor"]):
         index = next((path for path in files if path.suffix == ".json"), None)
         for path in files:
             if path != index:
-                handle = _open(path)
+                handle = _open(path, "np")
                 self._slices.update(dict.fromkeys(handle.keys(), (path, handle)))
+        self._readers: dict[Path, Any] = {}
         if index is not None:
             self._check_index(index)
         self._folder = files[0].parent
@@ -132,19 +133,25 @@ class WeightReader(Mapping[str, "torch.Tensor"]):
         """Stored dtype of a tensor, from the header. CheckpointError for one that is not read."""
         import torch
 
+        return getattr(torch, self._dtype_name(name))
+
+    def _dtype_name(self, name: str) -> str:
+        """PyTorch's name of the stored dtype, without PyTorch: looking at a checkpoint must not take seconds."""
         stored = self._slice(name).get_dtype()
         if stored not in DTYPES:
             raise CheckpointError(
                 f"{self._where(name)}: tensor {name!r} is stored as {stored}; supported: {', '.join(DTYPES)} "
                 "(save the checkpoint without quantisation)"
             )
-        return getattr(torch, DTYPES[stored])
+        return DTYPES[stored]
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor in its stored dtype: a view of the mapped file, not to be written to."""
-        path, handle = self._slices[self._stored_name(name)]
+        path, _ = self._slices[self._stored_name(name)]
+        if path not in self._readers:
+            self._readers[path] = _open(path, "pt")
         try:
-            return handle.get_tensor(self._stored_name(name))
+            return self._readers[path].get_tensor(self._stored_name(name))
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error}); check the disk, or download it again") from None
 
@@ -185,7 +192,7 @@ class WeightReader(Mapping[str, "torch.Tensor"]):
                 "come from the same checkpoint"
             )
         for name in stored:
-            self.dtype(name)
+            self._dtype_name(name)
         for other, name in tied.items():
             if other in self._slices and name in self._slices and not self[other].equal(self[name]):
                 raise CheckpointError(
@@ -233,11 +240,11 @@ class WeightReader(Mapping[str, "torch.Tensor"]):
         return self._slices[self._stored_name(name)][0]
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, framework: str) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(path, framework="pt")
+        return safe_open(path, framework=framework)
     except PermissionError:
         raise CheckpointError(f"{path} cannot be read; check its permissions") from None
     except (SafetensorError, OSError, ValueError) as error:
