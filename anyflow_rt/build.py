@@ -5,28 +5,32 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import importlib.util
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 from anyflow_rt.components import Components
 from anyflow_rt.defaults import default_video
 from anyflow_rt.engines import geometry, locations, registry
 from anyflow_rt.engines.architecture import parameter_estimate
-from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.bundle import Bundle, read_manifest
 from anyflow_rt.engines.bundle_writer import BundleWriter
 from anyflow_rt.engines.checkpoint import Checkpoint, load_checkpoint
 from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
-from anyflow_rt.engines.manifest import CheckpointRecord
-from anyflow_rt.errors import MissingPackageError, UsageError
+from anyflow_rt.engines.manifest import CheckpointRecord, Defaults, Manifest, bundle_id
+from anyflow_rt.errors import BundleError, MissingPackageError, UsageError
 from anyflow_rt.parity import Parity
+from anyflow_rt.tokenizer import reference_tokenizer
 
 TARGETS = ("cpu",)
 PLANNED_TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "sm_121")
 PARITY_LIMIT = 1 << 30
 """Bytes of weights above which parity is checked only where asked for: the reference takes minutes and gigabytes."""
+PARITY_SIZE = VideoSize(num_frames=17, height=192, width=192)
+"""The most that parity is checked at; a multiple of what patches of 1, 2, 3 or 4 demand."""
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript")
 
 Report = Callable[[str], None]
@@ -73,19 +77,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did. ``exported`` is empty and ``parity`` unchecked where nothing had changed."""
+    """What a build did. ``changed``: whether the bundle is another than before. ``exported``: seconds of each graph
+    that was made."""
 
     path: Path
     bundle_id: str
+    changed: bool
     exported: dict[str, float] = field(default_factory=dict)
     compiled: tuple[str, ...] = ()
     parity: tuple[Parity, ...] = ()
     seconds: float = 0.0
-
-    @property
-    def changed(self) -> bool:
-        """Whether anything was made."""
-        return bool(self.exported or self.compiled)
 
 
 def build(options: BuildOptions, report: Report = lambda line: None) -> BuildReport:
@@ -97,34 +98,44 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
     start = time.perf_counter()
     checkpoint = load_checkpoint(options.checkpoint, revision=options.revision)
     engine, precision = _engine(options)
-    defaults = default_video(checkpoint, options.height, options.width, options.num_frames)
-    geometry.latent_size(checkpoint.architecture, defaults.size)
+    record = CheckpointRecord(checkpoint.id, checkpoint.revision, checkpoint.content_hash())
+    existing = _existing(options, bundle_id(record.sha256, EXPORT_VERSION))
+    defaults = _defaults(options, checkpoint, existing)
     with BundleWriter(
         bundle_path(options),
-        checkpoint=CheckpointRecord(checkpoint.id, checkpoint.revision, checkpoint.content_hash()),
+        checkpoint=record,
         export_version=EXPORT_VERSION,
         architecture=checkpoint.architecture,
         defaults=defaults,
         packages={package: importlib.metadata.version(package) for package in _present(EXPORT_PACKAGES)},
-        force=options.force,
+        # Without --out the place is this package's own cache: a bundle of what the checkpoint was before is no loss.
+        force=options.force or (options.out is None and existing is None),
     ) as writer:
         missing = [name for name in COMPONENT_NAMES if not writer.has_component(name)]
         if missing:
             _require(EXPORT_PACKAGES, "exporting a checkpoint's graphs")
-            writer.require_space(estimate(checkpoint).disk)
-        exported = {name: _export(writer, checkpoint, name, report) for name in missing}
-        writer.set_tokenizer(checkpoint.tokenizer_file)
+            writer.require_space(_estimate(checkpoint).disk)
+        changed = bool(missing) or not writer.has_tokenizer or existing is None or defaults != existing.defaults
+        if not writer.has_tokenizer:
+            with tempfile.TemporaryDirectory() as folder:
+                writer.set_tokenizer(reference_tokenizer(checkpoint, Path(folder)))
+        exported: dict[str, float] = {}
+        for name in missing:
+            report(f"exporting {name} ({len(exported) + 1} of {len(missing)})")
+            exported[name] = _export(writer, checkpoint, name)
         wanted = [] if options.onnx_only else [p for p in (precision,) if not writer.has_engine("cpu", engine, p)]
         for each in wanted:
             report(f"compiling for cpu: {engine} {each}")
             with writer.engine("cpu", engine, each, packages={}):
                 _compile(writer.draft(), engine, each)
+        changed = changed or bool(wanted)
         parity: tuple[Parity, ...] = ()
-        if (exported or wanted) and _wants_parity(options, checkpoint):
-            parity = _check_parity(checkpoint, writer.draft(), engine, precision, defaults.size, report)
-        bundle = writer.commit() if exported or wanted else Bundle.open(writer.path)
+        if _wants_parity(options, checkpoint, bool(exported or wanted)):
+            size = _parity_size(defaults.size)
+            parity = _check_parity(checkpoint, writer.draft(), engine, precision, size, report)
+        bundle = writer.commit() if changed else Bundle.open(writer.path)
     compiled = tuple(f"cpu {engine} {each}" for each in wanted)
-    return BuildReport(bundle.path, bundle.id, exported, compiled, parity, time.perf_counter() - start)
+    return BuildReport(bundle.path, bundle.id, changed, exported, compiled, parity, time.perf_counter() - start)
 
 
 def bundle_path(options: BuildOptions) -> Path:
@@ -132,7 +143,15 @@ def bundle_path(options: BuildOptions) -> Path:
     return options.out if options.out is not None else locations.default_bundle_path(options.checkpoint)
 
 
-def estimate(checkpoint: Checkpoint) -> Estimate:
+def estimate(options: BuildOptions) -> Estimate:
+    """What ``build`` with these options would take where nothing is there yet. Refuses what ``build`` refuses."""
+    checkpoint = load_checkpoint(options.checkpoint, revision=options.revision)
+    _engine(options)
+    _defaults(options, checkpoint, None)
+    return _estimate(checkpoint)
+
+
+def _estimate(checkpoint: Checkpoint) -> Estimate:
     """Disk, memory and time of a whole build. The figures behind it are in ``docs/benchmarks.md``."""
     parameters = parameter_estimate(checkpoint.architecture)
     float32 = {name: 4 * count for name, count in parameters.items()}
@@ -152,12 +171,29 @@ def _engine(options: BuildOptions) -> tuple[str, str]:
     return engine, precision
 
 
-def _export(writer: BundleWriter, checkpoint: Checkpoint, name: str, report: Report) -> float:
+def _existing(options: BuildOptions, wanted_id: str) -> Manifest | None:
+    """The manifest of the same checkpoint's bundle, where it is there already and may be kept."""
+    try:
+        manifest = read_manifest(bundle_path(options))
+    except BundleError:
+        return None  # none, or not a readable one: BundleWriter knows which, and says so
+    return manifest if manifest.bundle_id == wanted_id and not options.force else None
+
+
+def _defaults(options: BuildOptions, checkpoint: Checkpoint, existing: Manifest | None) -> Defaults:
+    """The video of a run that does not say: as asked now, as an earlier build was asked, as the checkpoint says."""
+    defaults = default_video(checkpoint) if existing is None else existing.defaults
+    given = {name: getattr(options, name) for name in ("num_frames", "height", "width")}
+    defaults = replace(defaults, **{name: value for name, value in given.items() if value is not None})
+    geometry.latent_size(checkpoint.architecture, defaults.size)
+    return defaults
+
+
+def _export(writer: BundleWriter, checkpoint: Checkpoint, name: str) -> float:
     """Export one component; seconds it took. The network's weights are let go before the next one's are read."""
     from anyflow_rt.engines.export.components import COMPONENTS, export_component
 
     start = time.perf_counter()
-    report(f"exporting {name}")
     with writer.component(name) as folder:
         weights = checkpoint.weights(COMPONENTS[name].network)
         export_component(name, checkpoint.architecture, weights, folder / f"{name}.onnx")
@@ -174,10 +210,16 @@ def _compile(bundle: Bundle, engine: str, precision: str) -> None:
         components.close()
 
 
-def _wants_parity(options: BuildOptions, checkpoint: Checkpoint) -> bool:
-    if options.check_parity is not None or options.onnx_only:
-        return bool(options.check_parity)
-    return checkpoint.weight_bytes < PARITY_LIMIT
+def _wants_parity(options: BuildOptions, checkpoint: Checkpoint, made: bool) -> bool:
+    """As asked; else where something was made that can be run, and the checkpoint is small."""
+    if options.check_parity is not None:
+        return options.check_parity
+    return made and not options.onnx_only and checkpoint.weight_bytes < PARITY_LIMIT
+
+
+def _parity_size(default: VideoSize) -> VideoSize:
+    """The default video, cut to what the reference makes in seconds: a defect shows at any size."""
+    return VideoSize(*(min(asked, most) for asked, most in zip(astuple(default), astuple(PARITY_SIZE), strict=True)))
 
 
 def _check_parity(

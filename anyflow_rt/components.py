@@ -9,6 +9,7 @@ from pathlib import Path
 from anyflow_rt.engines import registry
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.engine import Engine
+from anyflow_rt.errors import UsageError
 
 RUN_ORDER = (
     "text_encoder",
@@ -34,6 +35,7 @@ class Components:
 
     def __init__(self, bundle: Bundle, engine: str, precision: str, cache_dir: Path | None) -> None:
         self.seconds_waited = 0.0
+        self._closed = False
         self._pool = ThreadPoolExecutor(_OPENERS, thread_name_prefix="anyflow-open")
         self._futures: dict[str, Future[Engine]] = {
             name: self._pool.submit(
@@ -48,11 +50,17 @@ class Components:
         }
 
     def get(self, name: str) -> Engine:
-        """The open engine of one component. Raises what opening it raised."""
+        """The open engine of one component. Raises what opening it raised, UsageError after ``close``."""
+        self.check_open()
         start = time.perf_counter()
         engine = self._futures[name].result()
         self.seconds_waited += time.perf_counter() - start
         return engine
+
+    def check_open(self) -> None:
+        """Raise UsageError after ``close``."""
+        if self._closed:
+            raise UsageError("this runtime is closed; open the bundle again with anyflow_rt.load")
 
     def wait(self) -> None:
         """Wait until all are open."""
@@ -60,7 +68,8 @@ class Components:
             self.get(name)
 
     def close(self) -> None:
-        """Release every engine; those not yet open are not opened."""
+        """Release every engine; those not yet open are not opened. A second call does nothing."""
+        self._closed = True
         for future in self._futures.values():
             future.cancel()
         self._pool.shutdown(wait=True)

@@ -14,14 +14,12 @@ WAN_VIDEO = Defaults(num_frames=81, height=480, width=832, fps=16)
 FILE_NAME = "anyflow_rt.json"
 
 
-def default_video(checkpoint: Checkpoint, height: int | None, width: int | None, num_frames: int | None) -> Defaults:
-    """The options given, then what the checkpoint's ``anyflow_rt.json`` says (where it has one), then Wan's size.
+def default_video(checkpoint: Checkpoint) -> Defaults:
+    """What the checkpoint's ``anyflow_rt.json`` says (where it has one), then Wan's size.
 
     The file holds any of num_frames, height, width, fps. Raises CheckpointError where it holds anything else.
     """
-    values = vars(WAN_VIDEO) | _stated(checkpoint)
-    given = {"height": height, "width": width, "num_frames": num_frames}
-    return Defaults(**values | {name: value for name, value in given.items() if value is not None})
+    return Defaults(**vars(WAN_VIDEO) | _stated(checkpoint))
 
 
 def _stated(checkpoint: Checkpoint) -> dict[str, float]:

@@ -6,9 +6,13 @@ import importlib.util
 import logging
 from pathlib import Path
 
-from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.bundle import Bundle, read_manifest
+from anyflow_rt.engines.checkpoint_hash import content_hash
+from anyflow_rt.engines.export import EXPORT_VERSION
+from anyflow_rt.engines.hub import CONFIG_PATTERNS
 from anyflow_rt.engines.locations import default_bundle_path
-from anyflow_rt.errors import MissingPackageError
+from anyflow_rt.engines.manifest import bundle_id
+from anyflow_rt.errors import BundleError, MissingPackageError
 from anyflow_rt.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -45,9 +49,9 @@ def open_runtime(
 
 
 def _shapes_bundle() -> Path:
-    """Where the shapes checkpoint's bundle is, after making it where it is not there yet."""
+    """Where the shapes checkpoint's bundle is, after making it where it is not there or of an earlier version."""
     path = default_bundle_path(SHAPES_CHECKPOINT)
-    if not path.exists():
+    if not _is_current(path):
         for package in ("torch", "onnxscript"):
             if importlib.util.find_spec(package) is None:
                 raise MissingPackageError(package, "build", "building the shapes checkpoint's bundle")
@@ -56,3 +60,23 @@ def _shapes_bundle() -> Path:
         logger.warning("building the bundle of the shapes checkpoint at %s (once, about a minute)", path)
         build(BuildOptions(checkpoint=str(SHAPES_CHECKPOINT), check_parity=False))
     return path
+
+
+def _is_current(path: Path) -> bool:
+    """Whether the bundle was made by this version of the package, of the checkpoint it ships. Hashing it takes 10 ms.
+
+    A bundle that cannot be read is for ``Bundle.open`` to complain of.
+    """
+    if not path.exists():
+        return False
+    try:
+        manifest = read_manifest(path)
+    except BundleError:
+        return True
+    return manifest.bundle_id == bundle_id(shapes_hash(), EXPORT_VERSION)
+
+
+def shapes_hash() -> str:
+    """``Checkpoint.content_hash`` of the shipped checkpoint, without the packages that ``load_checkpoint`` needs."""
+    configs = (path for name in CONFIG_PATTERNS if (path := SHAPES_CHECKPOINT / name).is_file())
+    return content_hash(SHAPES_CHECKPOINT, (*configs, *SHAPES_CHECKPOINT.glob("*/*.safetensors")))

@@ -14,6 +14,8 @@ from anyflow_rt.sampling.schedule import Plan, check_steps, uniform_plan
 
 DEFAULT_STEPS = 4
 OUTPUTS = ("frames", "latents")
+MAX_VIDEOS = 4096
+"""Of one call. Far more than memory holds; it keeps a mistyped count from filling the memory with file names."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def make_request(
     if not 0 < confidence < 1:
         raise UsageError(f"confidence is {confidence!r}; give a number between 0 and 1")
     prompts = tuple(clean_prompts(prompt))
-    videos = len(prompts) * _whole("num_videos", num_videos)
+    videos = len(prompts) * _count("num_videos", num_videos)
+    if videos > MAX_VIDEOS:
+        raise UsageError(f"num_videos {num_videos} makes {videos} videos in one call; ask for at most {MAX_VIDEOS} in all")
     return Request(
         prompts=prompts,
         negative_prompts=_negatives(negative_prompt, len(prompts)) if _guidance(guidance_scale) > 1 else None,
@@ -99,7 +103,7 @@ def _guidance(scale: object) -> float:
     return scale
 
 
-def _whole(name: str, value: object) -> int:
+def _count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UsageError(f"{name} is {value!r}; give a whole number of at least 1")
     return value

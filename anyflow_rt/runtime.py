@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,12 +17,15 @@ from anyflow_rt.conditioning import Conditioning, ConditioningSeconds, condition
 from anyflow_rt.decoding import decode
 from anyflow_rt.engines import geometry, locations, registry
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.errors import UsageError
+from anyflow_rt.engines.export import EXPORT_VERSION
+from anyflow_rt.errors import BundleError, UsageError
 from anyflow_rt.noise import initial_noise
 from anyflow_rt.prompt import PromptTokenizer
 from anyflow_rt.request import OUTPUTS, Request, make_request
 from anyflow_rt.result import Result, Seconds
 from anyflow_rt.sampling.executor import OnStep, Sampling, run_plan
+
+logger = logging.getLogger(__name__)
 
 
 class Runtime:
@@ -33,12 +37,22 @@ class Runtime:
     def __init__(self, bundle: Bundle, *, engine: str | None = None, precision: str | None = None) -> None:
         """Start opening the engines; each call waits for an engine where it first needs it.
 
-        Raises EngineError for an engine or precision that this machine does not have.
+        Raises EngineError for an engine or precision that this machine does not have, BundleError for a bundle of
+        another version.
         """
+        if bundle.manifest.export_version != EXPORT_VERSION:
+            raise BundleError(
+                f"the bundle {bundle.path} was exported by version {bundle.manifest.export_version}, and this "
+                f"anyflow-rt runs version {EXPORT_VERSION}; build it again with  anyflow-rt build --ckpt "
+                f"{bundle.manifest.checkpoint.id} --out {bundle.path} --force"
+            )
         self.bundle = bundle
         self.engine = engine or registry.default_engine()
         registry.check_engine_name(self.engine)
-        self.precision = precision or registry.default_precision(self.engine)[0]
+        usual, note = registry.default_precision(self.engine)
+        if precision is None and note is not None:
+            logger.warning("%s", note)
+        self.precision = precision or usual
         registry.check_precision(self.engine, self.precision)
         self._tokenizer = PromptTokenizer(bundle.tokenizer_path)
         self._components = Components(bundle, self.engine, self.precision, locations.compiled_cache(bundle.id))
@@ -116,7 +130,7 @@ class Runtime:
         from anyflow_rt import video
 
         request = self._request(prompt, **options)
-        rate, size = fps or self.bundle.defaults.fps, request.size
+        rate, size = self.bundle.defaults.fps if fps is None else fps, request.size
         video.check_output(path, request.videos)
         shape = video.VideoShape(request.videos, size.num_frames, size.height, size.width)
         with video.BackgroundWriter(video.open_writer(path, shape, fps=rate, quality=quality)) as writer:
@@ -147,6 +161,7 @@ class Runtime:
 
     def _request(self, prompt: str | Sequence[str], **options: Any) -> Request:
         """The checked request, the size included."""
+        self._components.check_open()
         architecture = self.bundle.architecture
         request = make_request(
             prompt, default_size=self.bundle.defaults.size, shift=architecture.scheduler.shift, **options

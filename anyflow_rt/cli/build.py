@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from anyflow_rt.cli.arguments import whole_number
+from anyflow_rt.cli.progress import say
 
 HELP = "make a bundle of a checkpoint"
 
@@ -19,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="cpu", help="what it will run on, several by comma (default cpu)")
     parser.add_argument("--engine", help="openvino or onnxruntime (default: the fastest here)")
     parser.add_argument("--precision", help="fp32 or bf16 (default: bf16 where the processor has it)")
-    parser.add_argument("--height", type=int, help="pixels of a run that does not say")
-    parser.add_argument("--width", type=int, help="pixels of a run that does not say")
-    parser.add_argument("--num-frames", type=int, help="frames of a run that does not say")
+    parser.add_argument("--height", type=whole_number, help="pixels of a run that does not say")
+    parser.add_argument("--width", type=whole_number, help="pixels of a run that does not say")
+    parser.add_argument("--num-frames", type=whole_number, help="frames of a run that does not say")
     parser.add_argument("--onnx-only", action="store_true", help="export the graphs and stop")
     parser.add_argument("--dry-run", action="store_true", help="say what it would take, and stop")
     parser.add_argument("--force", action="store_true", help="make everything again, replacing what is there")
@@ -35,14 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> dict[str, Any]:
     """Build, report on stderr, and return the values of ``--json``."""
     from anyflow_rt.build import BuildOptions, build, bundle_path, estimate
-    from anyflow_rt.engines.checkpoint import load_checkpoint
     from anyflow_rt.loading import SHAPES_CHECKPOINT
 
     wanted = BuildOptions(
-        checkpoint=options.ckpt or str(SHAPES_CHECKPOINT),
+        checkpoint=str(SHAPES_CHECKPOINT) if options.ckpt is None else options.ckpt,
         out=options.out,
         revision=options.revision,
-        targets=tuple(options.target.split(",")),
+        targets=tuple(target.strip() for target in options.target.split(",")),
         engine=options.engine,
         precision=options.precision,
         height=options.height,
@@ -53,27 +55,29 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         check_parity=options.check_parity,
     )
     if options.dry_run:
-        needs = estimate(load_checkpoint(wanted.checkpoint, revision=wanted.revision))
-        _say(
-            f"{bundle_path(wanted)} would take {needs.disk / 1e9:.2f} GB of disk, {needs.memory / 1e9:.1f} GB of "
-            f"memory and about {needs.seconds:.0f} s"
+        needs = estimate(wanted)
+        path = bundle_path(wanted)
+        say(
+            f"{path} would take {needs.disk / 1e9:.2f} GB of disk, {needs.memory / 1e9:.1f} GB of memory and about "
+            f"{needs.seconds:.0f} s; nothing was made"
         )
-        return {"bundle": str(bundle_path(wanted)), "estimate": asdict(needs)}
-    done = build(wanted, _say)
+        return {"bundle": str(path), "estimate": asdict(needs)}
+    done = build(wanted, say)
     if done.changed:
-        _say(f"built {done.path} in {done.seconds:.1f} s")
+        say(f"built {done.path} in {done.seconds:.1f} s")
     else:
-        _say(f"{done.path}: nothing has changed; nothing to do ({done.seconds:.1f} s)")
+        say(f"{done.path}: nothing has changed; nothing to do ({done.seconds:.1f} s)")
     return {
         "bundle": str(done.path),
         "bundle_id": done.bundle_id,
         "changed": done.changed,
         "exported": done.exported,
         "compiled": list(done.compiled),
-        "parity": [asdict(parity) for parity in done.parity],
+        "parity": [_plain(asdict(parity)) for parity in done.parity],
         "seconds": done.seconds,
     }
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity, the PSNR of frames without a difference: null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 HELP = "show what a bundle holds, and check it"
@@ -16,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> dict[str, Any]:
-    """Describe on stderr, and return the values of ``--json``."""
+    """Describe on stdout (with ``--json`` on stderr), and return the values of ``--json``."""
     from anyflow_rt.engines.bundle import Bundle
 
     bundle = Bundle.open(options.bundle)
@@ -55,5 +54,5 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         lines.append(f"engine      {engine.target} {engine.engine} {engine.precision} ({engine.profile})")
     if options.verify:
         lines.append("verified    every file has its hash")
-    print("\n".join(lines), file=sys.stderr)
+    print("\n".join(lines))
     return answer

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,18 +15,17 @@ from typing import Any, NoReturn
 
 from anyflow_rt import __version__
 from anyflow_rt.cli import build, inspect, run
+from anyflow_rt.cli.arguments import Parser
 from anyflow_rt.errors import AnyflowError
 
 VERBS = {"build": build, "run": run, "inspect": inspect}
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line; each verb's file adds its own part."""
-    top = argparse.ArgumentParser(
-        prog="anyflow-rt", description="Video from AnyFlow checkpoints, at any number of steps."
-    )
+    top = Parser(prog="anyflow-rt", description="Video from AnyFlow checkpoints, at any number of steps.")
     top.add_argument("--version", action="version", version=f"anyflow-rt {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, module in VERBS.items():
@@ -40,25 +41,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        answer: dict[str, Any] = VERBS[options.verb].execute(options)
+        if options.json:
+            # Whatever a library prints must not get between a program and its one line.
+            with contextlib.redirect_stdout(sys.stderr):
+                answer: dict[str, Any] = VERBS[options.verb].execute(options)
+            print(json.dumps(answer, separators=(",", ":"), allow_nan=False), flush=True)
+        else:
+            VERBS[options.verb].execute(options)
     except AnyflowError as error:
         return _fail(options, str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail(options, "interrupted; nothing was written", INTERRUPTED)
+        return _fail(options, "interrupted; what was there before is as it was; give the command again", FAILED)
     except BrokenPipeError:
         return FAILED
+    except MemoryError as error:
+        return _fail(options, f"out of memory ({error}); make fewer or smaller videos at once", FAILED)
     except Exception as error:  # noqa: BLE001 - the last resort: one line for a person, the traceback with --debug
         return _fail(options, f"{type(error).__name__}: {error} (a defect of anyflow-rt; --debug shows where)", FAILED)
-    if options.json:
-        print(json.dumps(answer, separators=(",", ":")), flush=True)
     return 0
 
 
 def entry() -> NoReturn:
     """The console script. Every file is closed by now; taking the engines apart would cost a run 0.2 s."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Like Ctrl-C: what is half made is removed. A signal that the parent has us ignore (nohup) stays ignored.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from anyflow_rt.cli.arguments import number, whole_number
 from anyflow_rt.cli.clock import process_seconds
+from anyflow_rt.cli.progress import Progress, say
 
 HELP = "make a video from a prompt"
 
@@ -18,20 +19,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", required=True, action="append", help="what to show; may be given several times")
     parser.add_argument("--bundle", metavar="DIR", help="a bundle made by build (default: the shapes checkpoint's)")
     parser.add_argument("--output", default="out.mp4", metavar="FILE", help=".mp4 (default out.mp4), .gif, .png, .npy")
-    parser.add_argument("--steps", type=int, help="jumps of the sampler: 1, 2, 4 ... (default 4)")
-    parser.add_argument("--seed", type=int, help="of the initial noise (default 0)")
-    parser.add_argument("--height", type=int, help="pixels, a multiple of 16")
-    parser.add_argument("--width", type=int, help="pixels, a multiple of 16")
-    parser.add_argument("--num-frames", type=int, help="4n + 1")
-    parser.add_argument("--num-videos", type=int, help="videos of each prompt")
+    parser.add_argument("--steps", type=whole_number, help="jumps of the sampler: 1, 2, 4 ... (default 4)")
+    parser.add_argument("--seed", type=whole_number, help="of the initial noise (default 0)")
+    parser.add_argument("--height", type=whole_number, help="pixels, a multiple of 16")
+    parser.add_argument("--width", type=whole_number, help="pixels, a multiple of 16")
+    parser.add_argument("--num-frames", type=whole_number, help="4n + 1")
+    parser.add_argument("--num-videos", type=whole_number, help="videos of each prompt")
     parser.add_argument("--negative-prompt", help="what to avoid; used with --guidance-scale above 1")
-    parser.add_argument("--guidance-scale", type=float, help="1 (default) is none; above 1 costs twice the time")
-    parser.add_argument("--max-sequence-length", type=int, help="prompt tokens the denoiser attends to (default 512)")
+    parser.add_argument("--guidance-scale", type=number, help="1 (default) is none; above 1 costs twice the time")
+    parser.add_argument(
+        "--max-sequence-length", type=whole_number, help="prompt tokens the denoiser attends to (default 512)"
+    )
     parser.add_argument(
         "--euler", dest="mean_velocity", action="store_false", default=None, help="plain Euler steps (r = t)"
     )
-    parser.add_argument("--fps", type=float, help="frames a second of the file (default: the bundle's)")
-    parser.add_argument("--quality", type=float, help="0 to 100, of an mp4 (default 70)")
+    parser.add_argument("--fps", type=number, help="frames a second of the file (default: the bundle's)")
+    parser.add_argument("--quality", type=number, help="0 to 100, of an mp4 (default 70)")
     parser.add_argument("--engine", help="openvino or onnxruntime (default: the fastest here)")
     parser.add_argument("--precision", help="fp32 or bf16 (default: bf16 where the processor has it)")
 
@@ -61,12 +64,15 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     # Not load(): the engines go on opening while the prompt is read.
     with open_runtime(options.bundle, engine=options.engine, precision=options.precision) as runtime:
         loaded = process_seconds()
-        result = runtime.generate_to_file(options.output, prompt, **given)
+        with Progress("step") as progress:
+            result = runtime.generate_to_file(
+                options.output, prompt, on_step=lambda step: progress.update(step.index + 1, step.steps), **given
+            )
     seconds = asdict(result.seconds)
     seconds["load"] += loaded
     seconds["total"] += loaded
     for path in result.paths:
-        print(_summary(path, result, seconds), file=sys.stderr)
+        say(_summary(path, result, seconds))
     files = [str(path) for path in result.paths]
     return {
         "output": files[0] if len(files) == 1 else files,
