@@ -35,7 +35,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "base_dim": 6,
         "z_dim": 4,
         "dim_mult": [1, 2, 4],
-        "num_res_blocks": 2,
+        "num_res_blocks": 1,
         "temperal_downsample": [True, True],
         **RGB_PATCHES,
     },
