@@ -40,23 +40,23 @@ class _Convolution(torch.autograd.Function):
             )[0]
         if not context.needs_input_grad[1]:
             return input_gradient, None, None, None
-        channels_last = inputs.permute(0, 2, 3, 4, 1).contiguous()
-        spans = [step * (size - 1) + 1 for step, size in zip(stride, gradient.shape[2:], strict=True)]
+        frames, height, width = gradient.shape[2:]
+        # Frames first and channels last: the columns of one time offset are then a slice that needs no copy.
+        pixels = inputs.permute(2, 0, 3, 4, 1).contiguous()
+        down, across = stride[1] * (height - 1) + 1, stride[2] * (width - 1) + 1
         columns = torch.stack(
             [
-                channels_last[
-                    :,
-                    t : t + spans[0] : stride[0],
-                    y : y + spans[1] : stride[1],
-                    x : x + spans[2] : stride[2],
-                ]
-                for t, y, x in itertools.product(*(range(size) for size in kernel.shape[2:]))
+                pixels[:, :, y : y + down : stride[1], x : x + across : stride[2]]
+                for y, x in itertools.product(range(kernel.shape[3]), range(kernel.shape[4]))
             ],
             4,
         )
-        rows = gradient.transpose(0, 1).reshape(kernel.shape[0], -1)
-        products = rows @ columns.reshape(rows.shape[1], -1)
-        kernel_gradient = products.view(len(products), *kernel.shape[2:], -1).permute(0, 4, 1, 2, 3)
+        rows = gradient.permute(1, 2, 0, 3, 4).reshape(kernel.shape[0], -1)
+        products = [
+            rows @ columns[t : t + stride[0] * (frames - 1) + 1 : stride[0]].reshape(rows.shape[1], -1)
+            for t in range(kernel.shape[2])
+        ]
+        kernel_gradient = torch.stack(products, 1).view(len(kernel), *kernel.shape[2:], -1).permute(0, 4, 1, 2, 3)
         return input_gradient, kernel_gradient, rows.float().sum(1).to(rows.dtype), None
 
 

@@ -15,7 +15,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-TORCH_THREADS = 2
+TORCH_THREADS = int(os.environ.get("ANYFLOW_RT_TRAIN_THREADS", "2"))
+"""Threads of the stages. Where all cores are busy, one thread is quicker than two that wait for each other."""
+CLOCK_CORES = 2
 LONGEST_ITERATION = 20.0
 """Seconds an iteration may count for: what a longer one lost, it lost to a pause."""
 
@@ -34,7 +36,7 @@ def shipped_checkpoint() -> Path:
 
 
 class TrainingClock:
-    """Training seconds spent, as the CPU seconds of this process over its threads.
+    """Training seconds spent: half the CPU seconds of this process, so seconds of a machine of two idle cores.
 
     Learning-rate schedules run over these seconds. Time during which the process is stopped (SIGSTOP) or waits for a
     core that another process holds does not count, so neither shortens the schedule. (Waiting OpenMP threads would
@@ -49,7 +51,7 @@ class TrainingClock:
     def tick(self) -> float:
         """Count one iteration; returns its seconds."""
         now = time.process_time()
-        seconds = min((now - self._last) / TORCH_THREADS, LONGEST_ITERATION)
+        seconds = min((now - self._last) / CLOCK_CORES, LONGEST_ITERATION)
         self._last = now
         self.spent += seconds
         return seconds

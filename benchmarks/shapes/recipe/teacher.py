@@ -1,7 +1,8 @@
 """Stage ``teacher``: the transformer and its text encoder by flow matching, the ordinary velocity at r = t.
 
-z_t = (1 - t) x + t eps, loss ||u(z_t, t, t) - (eps - x)||^2, t the shifted sigmoid of a normal number. Both time
-embedders are one network here, so that the flow map starts from a copy of it.
+z_t = (1 - t) x + t eps, loss ||u(z_t, t) - (eps - x)||^2, t the shifted sigmoid of a normal number. The embedder of the
+end time r is kept at zero: the teacher is a flow map too, one that gives every jump the velocity at its start, and the
+next stage begins with exactly that.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ def train(seconds: float, start: Path | None = None) -> None:
     """Train, or go on training, for a budget of training seconds in all; `start` is a checkpoint to begin with."""
     torch.manual_seed(0)
     transformer, text_encoder = denoiser_of(start) if start else (new_transformer(), new_text_encoder())
-    transformer.condition_embedder.delta_embedder = transformer.condition_embedder.time_embedder
+    end_embedder = transformer.condition_embedder.delta_embedder.requires_grad_(False)
+    for parameter in end_embedder.linear_2.parameters():
+        parameter.zero_()
     rotary = rotary_table(transformer, 5, 4, 4)
 
     def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:

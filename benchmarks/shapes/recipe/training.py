@@ -86,7 +86,9 @@ def train_denoiser(
     torch.set_num_threads(TORCH_THREADS)
     stage, interruption, source = StageState(stage_name), Interruption(), BatchSource()
     networks = {"transformer": transformer, "text_encoder": text_encoder}
-    parameters = list({id(p): p for network in networks.values() for p in network.parameters()}.values())
+    parameters = list(
+        {id(p): p for network in networks.values() for p in network.parameters() if p.requires_grad}.values()
+    )
     optimizer = torch.optim.AdamW(
         parameters, lr=schedule.learning_rate, betas=schedule.betas, weight_decay=0.0, fused=True
     )
