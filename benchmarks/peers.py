@@ -1,0 +1,60 @@
+"""diffusers' own pipeline on the same checkpoint: what a run is compared with."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.errors import MissingPackageError
+
+Generate = Callable[[str, int], np.ndarray]
+"""prompt, seed -> frames (1, T, H, W, 3) float32 in [0, 1]: what ``AnyFlowPipeline`` gives by default."""
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+"""Our names of the precisions, and torch's."""
+
+
+def require_diffusers(purpose: str) -> None:
+    """Raise MissingPackageError where the reference is not installed."""
+    try:
+        import diffusers  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(error.name or "diffusers", "bench", purpose) from error
+
+
+def can_compile() -> bool:
+    """Whether torch.compile can work here: on a CPU it calls a C++ compiler."""
+    return any(shutil.which(name) for name in ("g++", "c++", "clang++"))
+
+
+def pipeline(checkpoint: Path, precision: str, *, compiled: bool = False, steps: int, size: VideoSize) -> Generate:
+    """The checkpoint in diffusers, eager or with transformer and VAE decoder compiled (``torch.compile``).
+
+    Everything else is diffusers' default: prompts padded to 512 tokens, scaled dot product attention, torch's threads.
+    """
+    require_diffusers("comparing with diffusers")
+    import torch
+    from diffusers import AnyFlowPipeline
+
+    pipe: Any = AnyFlowPipeline.from_pretrained(checkpoint, torch_dtype=getattr(torch, DTYPES[precision]))
+    pipe.set_progress_bar_config(disable=True)
+    if compiled:
+        pipe.transformer = torch.compile(pipe.transformer)
+        pipe.vae.decoder = torch.compile(pipe.vae.decoder)
+
+    def generate(prompt: str, seed: int) -> np.ndarray:
+        return pipe(
+            prompt=prompt,
+            height=size.height,
+            width=size.width,
+            num_frames=size.num_frames,
+            num_inference_steps=steps,
+            generator=torch.Generator("cpu").manual_seed(seed),
+        ).frames
+
+    return generate

@@ -1,0 +1,47 @@
+"""Commands in processes of their own: seconds from start to end, and peak memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anyflow_rt.errors import AnyflowError
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """seconds: from before the process starts until it has ended. peak: bytes of its largest resident set."""
+
+    seconds: float
+    peak: int
+    output: str
+
+
+def run_command(command: Sequence[str | os.PathLike]) -> Ran:
+    """Run ``command`` and wait for it. Raises AnyflowError with its last words where it fails.
+
+    A launcher starts it: Linux counts what the parent held at the time of the fork towards the child's peak, and a
+    benchmark with PyTorch in it holds a lot.
+    """
+    arguments = [sys.executable, "-I", "-S", str(LAUNCHER), *map(os.fspath, command)]
+    launched = subprocess.run(
+        arguments, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONSAFEPATH": "1"}
+    )
+    if launched.returncode != 0:
+        words = " ".join(launched.stderr.split()[-60:])
+        raise AnyflowError(f"{' '.join(map(os.fspath, command))} failed: {words}")
+    measured = json.loads(launched.stderr.splitlines()[-1])
+    return Ran(measured["seconds"], measured["peak"], launched.stdout)
+
+
+def own_command() -> list[str]:
+    """The ``anyflow-rt`` command as a user calls it; the module where the script is not installed."""
+    script = Path(sys.executable).with_name("anyflow-rt")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "anyflow_rt"]

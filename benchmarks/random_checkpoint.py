@@ -1,0 +1,99 @@
+"""A checkpoint of any size with random weights, written straight to safetensors: no network is ever in memory.
+
+The VAE, the tokenizer and the scheduler are those of the shapes checkpoint; the text encoder is tiny but for its
+width, so that what is measured is the denoiser.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyflow_rt.engines.checkpoint_config import read_architecture
+from anyflow_rt.engines.checkpoint_shapes import Shape, network_tensors
+from anyflow_rt.engines.weights import BASE_NAMES
+from anyflow_rt.loading import SHAPES_CHECKPOINT
+
+if TYPE_CHECKING:
+    import torch
+
+SHARD_BYTES = 1 << 29
+
+
+def write_random_checkpoint(directory: Path, **transformer: Any) -> Path:
+    """Write a checkpoint into the new ``directory``, its denoiser configured by ``transformer``, in bf16 shards.
+
+    Keys of ``transformer`` not given are those of the shapes checkpoint. The same arguments give the same weights.
+    """
+    shutil.copytree(SHAPES_CHECKPOINT, directory)
+    (directory / "anyflow_rt.json").unlink(missing_ok=True)
+    _change(directory / "transformer" / "config.json", **transformer)
+    config = json.loads((directory / "transformer" / "config.json").read_text(encoding="utf-8"))
+    _change(
+        directory / "text_encoder" / "config.json",
+        d_model=config["text_dim"],
+        d_ff=64,
+        d_kv=8,
+        num_heads=2,
+        num_layers=1,
+        num_decoder_layers=1,
+    )
+    architecture = read_architecture(directory)
+    for seed, network in enumerate(("transformer", "text_encoder")):
+        (directory / network / f"{BASE_NAMES[network]}.safetensors").unlink()
+        _write_shards(directory / network, BASE_NAMES[network], network_tensors(architecture, network).required, seed)
+    return directory
+
+
+def _change(config: Path, **values: Any) -> None:
+    stored = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**stored, **values}, indent=1), encoding="utf-8")
+
+
+def _write_shards(folder: Path, base: str, shapes: Mapping[str, Shape], seed: int) -> None:
+    """Shards of at most ``SHARD_BYTES`` and their index, in the layout that diffusers and transformers write."""
+    from safetensors.torch import save_file
+
+    shards = list(_shards(shapes))
+    files = [f"{base}-{number + 1:05}-of-{len(shards):05}.safetensors" for number in range(len(shards))]
+    for number, (names, file) in enumerate(zip(shards, files, strict=True)):
+        tensors = _random_tensors({name: shapes[name] for name in names}, 1000 * seed + number)
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    index = {
+        "metadata": {"total_size": sum(2 * math.prod(shape) for shape in shapes.values())},
+        "weight_map": {name: file for names, file in zip(shards, files, strict=True) for name in names},
+    }
+    (folder / f"{base}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _shards(shapes: Mapping[str, Shape]) -> Iterator[list[str]]:
+    names: list[str] = []
+    size = 0
+    for name, shape in shapes.items():
+        count = 2 * math.prod(shape)
+        if names and size + count > SHARD_BYTES:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += count
+    yield names
+
+
+def _random_tensors(shapes: Mapping[str, Shape], seed: int) -> dict[str, torch.Tensor]:
+    """Normal weights that keep activations of order one; norm gains one, biases and tables small."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, shape in shapes.items():
+        if "norm" in name and name.endswith("weight"):
+            found[name] = torch.ones(shape, dtype=torch.bfloat16)
+            continue
+        values = torch.randn(shape, generator=generator)
+        deviation = 0.1 if len(shape) == 1 or name.endswith("table") else math.prod(shape[1:]) ** -0.5
+        found[name] = (deviation * values).to(torch.bfloat16)
+    return found
