@@ -9,8 +9,10 @@ import numpy as np
 from anyflow_rt.components import Components
 from anyflow_rt.engines.engine import Engine
 
-LATENT_FRAMES_PER_CALL = 2
-"""Enough to keep the processor busy at small sizes; the activations of one call are what decoding costs in memory."""
+POSITIONS_PER_CALL = 256
+"""Latent positions worth one decoder call. Below it a call is mostly overhead, so several frames share one; above it
+they would only cost memory."""
+MOST_FRAMES_PER_CALL = 4
 
 
 def decode(components: Components, latents: np.ndarray) -> Iterator[np.ndarray]:
@@ -24,8 +26,10 @@ def decode(components: Components, latents: np.ndarray) -> Iterator[np.ndarray]:
 def _chunks(first: Engine, following: Engine, latents: np.ndarray) -> Iterator[np.ndarray]:
     out = first.infer(latents=np.ascontiguousarray(latents[:, :1]))
     yield out["frames"]
-    for start in range(1, latents.shape[1], LATENT_FRAMES_PER_CALL):
-        chunk = np.ascontiguousarray(latents[:, start : start + LATENT_FRAMES_PER_CALL])
+    videos, _, _, height, width = latents.shape
+    step = max(1, min(MOST_FRAMES_PER_CALL, POSITIONS_PER_CALL // (videos * height * width)))
+    for start in range(1, latents.shape[1], step):
+        chunk = np.ascontiguousarray(latents[:, start : start + step])
         caches = {name: out[f"next_{name}"] for name in following.inputs if name != "latents"}
         out = following.infer(latents=chunk, **caches)
         yield out["frames"]

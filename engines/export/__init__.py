@@ -1,6 +1,6 @@
 """Checkpoint networks -> ONNX graphs. Needs the ``build`` extra; importing this package alone does not."""
 
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
 """Raised whenever a graph changes for the same checkpoint: part of a bundle's identity."""
 
 COMPONENT_NAMES = (
