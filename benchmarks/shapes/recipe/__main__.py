@@ -23,7 +23,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         training.add_argument(
             "--seconds", type=float, default=seconds, help="training seconds in all (default: %(default)s)"
         )
-        if not name.startswith("vae"):
+        if name != "vae_decoder":
             training.add_argument(
                 "--start", type=Path, help="checkpoint directory to begin with, such as the shipped one"
             )
@@ -48,7 +48,10 @@ def main() -> None:
     if options.stage in ("vae", "vae_decoder"):
         from anyflow_rt.benchmarks.shapes.recipe import vae
 
-        vae.train(options.seconds, decoder_only=options.stage == "vae_decoder")
+        if options.stage == "vae":
+            vae.train(options.seconds, start=options.start)
+        else:
+            vae.train(options.seconds, decoder_only=True)
     elif options.stage == "teacher":
         from anyflow_rt.benchmarks.shapes.recipe import teacher
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -153,13 +154,15 @@ def held_out_quality(vae: AutoencoderKLWan, clips: int = 24) -> dict[str, float]
     return {"psnr": decibel(error), "psnr_first": decibel(error[:, 0]), "psnr_last": decibel(error[:, -1])}
 
 
-def train(seconds: float, decoder_only: bool = False) -> None:
+def train(seconds: float, decoder_only: bool = False, start: Path | None = None) -> None:
     """Train, or go on training, for a budget of training seconds in all (see `TrainingClock`).
 
     ``decoder_only`` is a stage of its own: it starts from the trained VAE and leaves the encoder, and so every latent
-    and every denoiser trained on them, as it is. All of it is the last third of the whole schedule.
+    and every denoiser trained on them, as it is. ``start`` is a checkpoint directory whose VAE to begin with. Either
+    way images are behind it, and all of the run is like the last part of the whole schedule.
     """
     import torch
+    from diffusers import AutoencoderKLWan
 
     from anyflow_rt.benchmarks.shapes.recipe.convolution import train_quickly
 
@@ -167,7 +170,10 @@ def train(seconds: float, decoder_only: bool = False) -> None:
     torch.manual_seed(0)
     stage, interruption = StageState(DECODER_STAGE if decoder_only else ENCODER_STAGE), Interruption()
     peak_rate = DECODER_LEARNING_RATE if decoder_only else LEARNING_RATE
-    vae = load_vae() if decoder_only else new_vae()
+    if start is not None and not decoder_only:
+        vae = AutoencoderKLWan.from_pretrained(start / "vae")
+    else:
+        vae = load_vae() if decoder_only else new_vae()
     train_quickly(vae)
     if decoder_only:
         vae.encoder.requires_grad_(False)
@@ -192,7 +198,7 @@ def train(seconds: float, decoder_only: bool = False) -> None:
     while clock.progress < 1.0 and not interruption.asked:
         for group in optimizer.param_groups:
             group["lr"] = peak_rate * min(1.0, (step + 1) / WARMUP_STEPS) * cosine(clock.progress)
-        pixels = draw_batch(generator, *batch_shape(1.0 if decoder_only else clock.progress, generator))
+        pixels = draw_batch(generator, *batch_shape(1.0 if decoder_only or start else clock.progress, generator))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             latents = vae.encode(pixels).latent_dist.mode().float()
             restored = decode_unclamped(vae, latents + LATENT_NOISE * torch.randn_like(latents)).float()
