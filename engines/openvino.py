@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import logging
 import math
+import mmap
 import os
 import weakref
 from collections.abc import Mapping
@@ -51,6 +52,7 @@ class OpenVinoEngine(Engine):
         if self.options.precision == "bf16" and not processor_has_bf16():
             raise EngineError("this processor has no bf16 instructions; use --precision fp32")
         self._signature = self._retyped(*read_signature(self.model_path))
+        self._mapping: mmap.mmap | None = None
         try:
             self._compiled = self._compile()
         except RuntimeError as error:
@@ -61,6 +63,7 @@ class OpenVinoEngine(Engine):
         self._blank_outputs = [self._request.get_tensor(port) for port in self._output_ports]
         self._output_shapes: dict[tuple[tuple[int, ...], ...], list[tuple[int, ...]]] = {}
         self._spare: list[list[Any]] = [[] for _ in self._blank_outputs]
+        self._drop_pages()
 
     def _describe(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
         return self._signature
@@ -83,6 +86,7 @@ class OpenVinoEngine(Engine):
             # What these input shapes lead to is known from now on; this once the results are in the request's memory.
             self._output_shapes[key] = [tuple(tensor.shape) for tensor in outputs]
             results = [tensor.data.copy() for tensor in outputs]
+            self._drop_pages()
         else:
             results = [self._lend(index, tensor) for index, tensor in enumerate(outputs)]
         return {
@@ -130,12 +134,11 @@ class OpenVinoEngine(Engine):
 
     def _compile(self) -> Any:
         """The compiled model: from the cache, else from ONNX, and then into the cache."""
-        openvino = self._openvino
         blob = self._blob_path()
         if blob is not None and blob.is_file():
             try:
-                return core().import_model(openvino.tensor_from_file(blob), "CPU", self._settings())
-            except RuntimeError as error:
+                return core().import_model(self._mapped(blob), "CPU", self._settings())
+            except (RuntimeError, OSError, ValueError) as error:
                 _log.warning("compiling %s anew: %s does not load (%s)", self.model_path.name, blob, _reason(error))
         model = self._read_model()
         if blob is None:
@@ -145,6 +148,19 @@ class OpenVinoEngine(Engine):
         compiled = core().compile_model(model, "CPU", self._settings())
         self._keep(compiled, blob)
         return compiled
+
+    def _mapped(self, blob: Path) -> Any:
+        """``blob`` as a tensor over the mapped file, which must outlive the compiled model."""
+        with blob.open("rb") as file:
+            self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = np.frombuffer(self._mapping, np.uint8)
+        return self._openvino.Tensor(content, self._openvino.Shape(content.shape), self._openvino.Type.u8)
+
+    def _drop_pages(self) -> None:
+        """Give back the pages of the mapped blob: OpenVINO packs weights of its own when it loads and when it first
+        meets a shape, and hardly reads the blob's again. What it does read comes back from the file."""
+        if self._mapping is not None and hasattr(self._mapping, "madvise"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
 
     def _read_model(self) -> Any:
         """The ONNX graph, its ``compute_type`` inputs and outputs retyped."""
@@ -213,7 +229,7 @@ def _weight_bytes(model: Any) -> int:
     return sum(math.prod(c.get_shape()) * c.get_element_type().size for c in constants)
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """The last line of OpenVINO's message that says something; those before it name its source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else "no reason given"
