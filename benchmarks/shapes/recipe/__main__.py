@@ -39,6 +39,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     evaluate.add_argument("--prompts", type=int, default=256, help="how many (default: %(default)s)")
     evaluate.add_argument("--euler", action="store_true", help="plain Euler steps (r = t) instead of jumps")
     evaluate.add_argument("--report", type=Path, help="JSON file to write the scores to")
+    picture = stages.add_parser("picture", help="a sheet of samples of held-out prompts")
+    picture.add_argument("--checkpoint", type=Path, help="directory (default: the one that ships with the package)")
+    picture.add_argument("--steps", type=int, default=8, help="(default: %(default)s)")
+    picture.add_argument("--out", type=Path, default=Path("shapes_samples.png"), help="(default: %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -68,6 +72,10 @@ def main() -> None:
         from anyflow_rt.benchmarks.shapes.recipe.export import export
 
         export(options.out or shipped_checkpoint(), options.denoiser)
+    elif options.stage == "picture":
+        from anyflow_rt.benchmarks.shapes.recipe.picture import draw
+
+        draw(options.checkpoint or shipped_checkpoint(), options.steps, options.out)
     else:
         from anyflow_rt.benchmarks.shapes.recipe.evaluate import evaluate
 
