@@ -57,6 +57,8 @@ class BuildOptions:
     check_parity: bool | None = None
 
     def __post_init__(self) -> None:
+        if not self.checkpoint:
+            raise UsageError("the checkpoint is ''; give a directory or a hub id (owner/name)")
         for target in self.targets:
             if target in PLANNED_TARGETS:
                 raise UsageError(f"target {target!r} is not supported by this version yet; it builds for {TARGETS[0]}")

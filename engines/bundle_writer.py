@@ -209,6 +209,8 @@ class BundleWriter:
         )
 
     def _acquire(self) -> None:
+        # FileLock takes some failures to make its file for a lock that another holds, and would wait for ever.
+        os.close(os.open(self._lock.lock_file, os.O_RDWR | os.O_CREAT, 0o666))
         try:
             self._lock.acquire(timeout=0)
         except Timeout:

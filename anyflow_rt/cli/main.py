@@ -17,6 +17,7 @@ from anyflow_rt import __version__
 from anyflow_rt.cli import build, inspect, run
 from anyflow_rt.cli.arguments import Parser
 from anyflow_rt.errors import AnyflowError
+from anyflow_rt.output.target import discard_unfinished
 
 VERBS = {"build": build, "run": run, "inspect": inspect}
 
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AnyflowError as error:
         return _fail(options, str(error), error.exit_code)
     except KeyboardInterrupt:
+        discard_unfinished()
         return _fail(options, "interrupted; what was there before is as it was; give the command again", FAILED)
     except BrokenPipeError:
         return FAILED

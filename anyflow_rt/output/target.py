@@ -65,8 +65,10 @@ def check_output(path: str | os.PathLike, num_videos: int = 1) -> tuple[Path, ..
     for final in paths:
         _check_final(final)
     probe = OutputFile(paths[0])
-    probe.create()
-    probe.discard()
+    try:
+        probe.create()
+    finally:
+        probe.discard()
     return paths
 
 
@@ -101,6 +103,7 @@ class OutputFile:
 
     def create(self) -> None:
         """Make the empty temporary file. Raises ``OutputError``."""
+        _unfinished.add(self)
         try:
             descriptor = os.open(self.temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
             try:
@@ -117,7 +120,21 @@ class OutputFile:
             os.replace(self.temporary, self._final)
         except OSError as error:
             raise output_error(self.path, error) from error
+        _unfinished.discard(self)
 
     def discard(self) -> None:
         """Remove the temporary file, if there is one."""
         self.temporary.unlink(missing_ok=True)
+        _unfinished.discard(self)
+
+
+_unfinished: set[OutputFile] = set()
+
+
+def discard_unfinished() -> None:
+    """Remove every temporary file of this process, for one that is about to end.
+
+    Ctrl-C may strike between any two instructions, also where no writer is responsible for its file yet.
+    """
+    for file in list(_unfinished):
+        file.discard()

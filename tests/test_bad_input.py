@@ -1,0 +1,343 @@
+"""What a user can get wrong: one line that names the value and the mend, exit code 1 or 2, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.bundles import RandomBundle, random_bundle
+
+from anyflow_rt.cli.main import main
+from anyflow_rt.engines.bundle import Bundle
+
+SIZE = ("--height", "32", "--width", "32", "--num-frames", "1", "--max-sequence-length", "32", "--steps", "1")
+FAST = ("--engine", "onnxruntime", "--precision", "fp32")
+
+
+@pytest.fixture
+def base() -> RandomBundle:
+    return random_bundle("base")
+
+
+def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], *said: str, code: int | None = None) -> str:
+    """Run a command that must fail as the contract says; its one line."""
+    capsys.readouterr()
+    try:
+        found = main(arguments)
+    except SystemExit as stopped:  # argparse ends the process by itself
+        found = int(stopped.code or 0)
+    out, error = capsys.readouterr()
+    assert found in ((1, 2) if code is None else (code,)), error
+    assert out == ""
+    assert error.startswith("anyflow-rt"), error
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    assert "a defect of anyflow-rt" not in error
+    for words in said:
+        assert words in error, error
+    return error
+
+
+def run(bundle: Path, output: Path, *arguments: str, prompt: str = "a red circle") -> list[str]:
+    return ["run", "--bundle", str(bundle), "--prompt", prompt, "--output", str(output), *SIZE, *FAST, *arguments]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--height", "100"], ["height 100", "multiple of 16", "96"]),
+        (["--width", "8"], ["width 8", "16"]),
+        (["--height", "0"], ["height is 0"]),
+        (["--width", "-16"], ["width is -16"]),
+        (["--width", "1000000000000"], ["width 1000000000000"]),
+        (["--num-frames", "6"], ["num_frames 6", "4n + 1", "5 and 9"]),
+        (["--num-frames", "0"], ["num_frames is 0"]),
+        (["--num-frames", "1000001"], ["num_frames 1000001", "ask for less"]),
+        (["--steps", "0"], ["steps", "1 to 1000", "0"]),
+        (["--steps", "-4"], ["-4"]),
+        (["--steps", "1000000000"], ["1000000000"]),
+        (["--steps", "1" * 5000], ["--steps", "whole number"]),
+        (["--steps", "four"], ["--steps", "'four'", "whole number"]),
+        (["--steps", "2.5"], ["'2.5'"]),
+        (["--seed", "99999999999999999999"], ["99999999999999999999"]),
+        (["--num-videos", "0"], ["num_videos is 0"]),
+        (["--num-videos", "1000000000"], ["num_videos 1000000000", "4096"]),
+        (["--guidance-scale", "nan"], ["'nan'", "number"]),
+        (["--guidance-scale", "-1"], ["-1.0"]),
+        (["--max-sequence-length", "0"], ["max_sequence_length"]),
+        (["--fps", "0"], ["fps"]),
+        (["--quality", "101"], ["101"]),
+        (["--prompt", ""], ["prompt[1] is empty"]),
+        (["--prompt", " \t&nbsp;"], ["prompt[1] is empty"]),
+        (["--engine", "magic"], ["magic", "openvino"]),
+        (["--precision", "int8"], ["int8", "fp32"]),
+        (["--precision", "bf16"], ["bf16", "--precision fp32"]),
+        (["--step", "4"], ["--step"]),
+    ],
+)
+def test_run_options(
+    base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: list[str]
+) -> None:
+    output = tmp_path / "out.mp4"
+    output.write_bytes(b"before")
+    fails(capsys, run(base.path, output, *arguments), *said)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+    assert output.read_bytes() == b"before"
+
+
+def test_an_empty_prompt(base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for prompt in ("", "   ", "\n"):
+        fails(capsys, run(base.path, tmp_path / "out.mp4", prompt=prompt), "prompt is empty", "words", code=2)
+    fails(capsys, ["run", "--bundle", str(base.path)], "--prompt", code=2)
+
+
+def test_outputs(base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"before")
+    for output, said in (
+        (tmp_path / "out.avi", [".mp4, .gif, .png, .npy"]),
+        (tmp_path / "out", ["'", ".mp4"]),
+        (tmp_path / "none" / "out.mp4", ["no directory", "make it first"]),
+        (file / "out.mp4", ["cannot write"]),
+        (tmp_path, ["is a directory", "name a file"]),
+        (tmp_path / ("x" * 300 + ".mp4"), ["shorter name"]),
+        (Path("/proc/out.mp4"), ["cannot write /proc/out.mp4"]),
+    ):
+        fails(capsys, run(base.path, output), *said)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert file.read_bytes() == b"before"
+
+
+def test_a_directory_that_may_not_be_written(
+    base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o555)
+    if os.access(folder, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    fails(capsys, run(base.path, folder / "out.mp4"), "directory you may write to", code=1)
+    build = ["build", "--ckpt", str(base.checkpoint), "--onnx-only", "--out", str(folder / "bundle")]
+    fails(capsys, build, "cannot write", "--out", code=1)
+
+
+def test_a_file_system_that_is_read_only(base: RandomBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    """The superuser too may not write to /proc or /sys."""
+    build = ["build", "--ckpt", str(base.checkpoint), "--onnx-only", "--out", "/proc/bundle"]
+    fails(capsys, build, "cannot write /proc/bundle", "--out", code=1)
+
+
+def test_no_space_for_the_video(base: RandomBundle, tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: the same call fails, at the same place."""
+    output = tmp_path / "out.npy"
+    output.write_bytes(b"before")
+    command = run(base.path, output, "--num-frames", "5", "--width", "64")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "anyflow_rt", *command],
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "cannot write" in done.stderr
+    assert "another disk" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
+    assert output.read_bytes() == b"before"
+
+
+def test_no_space_for_the_bundle(
+    base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
+    build = ["build", "--ckpt", str(base.checkpoint), "--onnx-only", "--out", str(tmp_path / "bundle")]
+    fails(capsys, build, "0.0 GB free", "--out", code=1)
+    assert not (tmp_path / "bundle").exists()
+
+
+def drop_manifest_key(bundle: Path) -> None:
+    manifest = bundle / "manifest.json"
+    manifest.write_text(json.dumps({k: v for k, v in json.loads(manifest.read_text()).items() if k != "components"}))
+
+
+def change_schema(bundle: Path) -> None:
+    manifest = bundle / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema": 99}))
+
+
+def weights_of(bundle: Path) -> Path:
+    files = {part.name: part.files for part in Bundle.open(bundle).manifest.components}
+    return bundle / files["denoiser"][-1].path
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda bundle: (bundle / "manifest.json").unlink(), "no manifest.json"),
+        (lambda bundle: (bundle / "manifest.json").write_text("{"), "damaged"),
+        (drop_manifest_key, "damaged"),
+        (change_schema, "schema 99"),
+        (lambda bundle: Bundle.open(bundle).component_path("denoiser").unlink(), "is missing"),
+        (lambda bundle: os.truncate(weights_of(bundle), 10), "10 bytes instead of"),
+        (lambda bundle: Bundle.open(bundle).tokenizer_path.write_text("{}"), "bytes instead of"),
+        (shutil.rmtree, "no bundle at"),
+    ],
+)
+def test_bundles(
+    base: RandomBundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], object],
+    said: str,
+) -> None:
+    bundle = Path(shutil.copytree(base.path, tmp_path / "bundle"))
+    damage(bundle)
+    for command in (run(bundle, tmp_path / "out.mp4"), ["inspect", str(bundle)]):
+        fails(capsys, command, said, str(bundle), "anyflow-rt build", code=1)
+    assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("part", ["denoiser", "text_encoder", "vae_decoder_next"])
+def test_a_graph_of_the_right_size_with_the_wrong_bytes(
+    base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    """Sizes are checked at once, contents by the engine when it reads them: still one line."""
+    bundle = Path(shutil.copytree(base.path, tmp_path / "bundle"))
+    graph = Bundle.open(bundle).component_path(part)
+    graph.write_bytes(b"\xff" * graph.stat().st_size)
+    fails(capsys, run(bundle, tmp_path / "out.mp4"), part, code=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    fails(capsys, ["inspect", str(bundle), "--verify"], graph.name, "--force", code=1)
+
+
+def edit(file: str, **values: object) -> Callable[[Path], None]:
+    def change(checkpoint: Path) -> None:
+        old = json.loads((checkpoint / file).read_text())
+        new = {key: value for key, value in {**old, **values}.items() if value is not None}
+        (checkpoint / file).write_text(json.dumps(new))
+
+    return change
+
+
+def only_a_pickle(checkpoint: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(checkpoint / "unpickled"),)
+
+    import pickle
+
+    folder = checkpoint / "transformer"
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    (folder / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / WEIGHTS).unlink(), ["diffusion_pytorch_model.safetensors", "download"]),
+        (lambda folder: os.truncate(folder / WEIGHTS, 5000), ["truncated", "download"]),
+        (lambda folder: os.truncate(folder / WEIGHTS, 0), ["truncated"]),
+        (edit("transformer/config.json", num_layers=None), ["num_layers"]),
+        (edit("transformer/config.json", ffn_dim=64), ["ffn"]),
+        (edit("transformer/config.json", surprise=1), ["surprise"]),
+        (edit("transformer/config.json", _class_name="OtherTransformer"), ["OtherTransformer"]),
+        (edit("model_index.json", _class_name="OtherPipeline"), ["OtherPipeline"]),
+        (edit("vae/config.json", z_dim=12), ["12"]),
+        (lambda folder: (folder / "model_index.json").unlink(), ["model_index.json"]),
+        (lambda folder: (folder / "tokenizer/tokenizer.json").write_text("{"), ["tokenizer.json"]),
+        (only_a_pickle, ["diffusion_pytorch_model.bin", "never read"]),
+        (shutil.rmtree, ["no directory"]),
+    ],
+)
+def test_checkpoints(
+    base: RandomBundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], object],
+    said: list[str],
+) -> None:
+    checkpoint = Path(shutil.copytree(base.checkpoint, tmp_path / "checkpoint"))
+    damage(checkpoint)
+    for flag in ("--onnx-only", "--dry-run"):
+        fails(capsys, ["build", "--ckpt", str(checkpoint), "--out", str(tmp_path / "b"), flag], *said, code=1)
+    assert not (tmp_path / "b").exists()
+    assert not (checkpoint / "unpickled").exists()
+
+
+def test_build_options(base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build = ["build", "--ckpt", str(base.checkpoint), "--out", str(tmp_path / "b")]
+    for arguments, said in (
+        (["--target", "sm_89"], "sm_89"),
+        (["--target", "cpu,gpu"], "'gpu'"),
+        (["--precision", "fp16"], "fp16"),
+        (["--engine", "magic"], "magic"),
+        (["--height", "24"], "height 24"),
+        (["--num-frames", "4"], "num_frames 4"),
+        (["--revision", "main"], "'main'"),
+    ):
+        for dry in ([], ["--dry-run"]):
+            fails(capsys, [*build, *arguments, *dry], said)
+    fails(capsys, ["build", "--ckpt", ""], "''")
+    fails(capsys, [], "VERB", code=2)
+    fails(capsys, ["frobnicate"], "frobnicate", "run", code=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "🎬 a 🔴 circle 🏴‍☠️",
+        "красный круг движется вправо",
+        "دائرة حمراء تتحرك",
+        "赤い円が右へ動く",
+        "&lt;red&gt; &amp;amp; blue &eacute;",
+        "zero\u200bwidth \u202eright to left",
+        "-starts with a dash",
+        "a\x00b\x07c",
+        "broken bytes \udcff\udc80",
+    ],
+)
+def test_any_text_is_a_prompt(
+    base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], prompt: str
+) -> None:
+    output = tmp_path / "🎬 видео.npy"
+    command = [f"--prompt={prompt}" if part == prompt else part for part in run(base.path, output, prompt=prompt)]
+    command.remove("--prompt")
+    assert main([*command, "--json"]) == 0, capsys.readouterr().err
+    assert json.loads(capsys.readouterr().out)["output"] == str(output)
+    assert np.load(output).shape == (1, 32, 32, 3)
+
+
+def test_entities_are_the_characters_they_name(base: RandomBundle, tmp_path: Path) -> None:
+    frames = []
+    for prompt in ("red &amp; blue", "red & blue", "red & green"):
+        assert main(run(base.path, tmp_path / "out.npy", prompt=prompt)) == 0
+        frames.append(np.load(tmp_path / "out.npy"))
+    assert np.array_equal(frames[0], frames[1])
+
+
+def test_a_prompt_beyond_the_limit_is_cut_with_one_warning(
+    base: RandomBundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert main(run(base.path, tmp_path / "out.npy", prompt="red circle " * 400)) == 0
+    (record,) = caplog.records
+    assert "max_sequence_length=32" in record.getMessage()
