@@ -70,9 +70,7 @@ def make_request(
     prompts = tuple(clean_prompts(prompt))
     videos = len(prompts) * _count("num_videos", num_videos)
     if videos > MAX_VIDEOS:
-        raise UsageError(
-            f"num_videos {num_videos} makes {videos} videos in one call; at most {MAX_VIDEOS} fit"
-        )
+        raise UsageError(f"num_videos {num_videos} makes {videos} videos in one call; at most {MAX_VIDEOS} fit")
     return Request(
         prompts=prompts,
         negative_prompts=_negatives(negative_prompt, len(prompts)) if _guidance(guidance_scale) > 1 else None,
