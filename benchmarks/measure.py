@@ -108,20 +108,20 @@ class Conditions:
         watch = Watch()
         before = _seconds_by_process()
         time.sleep(WATCH_SECONDS)
-        self._refuse_if_busy(watch.other_cores(), before)
+        self._refuse_if_busy("use", watch.other_cores(), before)
         return Watch()
 
     def still_quiet(self, watch: Watch) -> float:
         """Cores that others used since ``watch`` began. Raises as ``quiet``."""
         cores = watch.other_cores()
-        self._refuse_if_busy(cores, {})
+        self._refuse_if_busy("used, during the measurement,", cores, {})
         return cores
 
-    def _refuse_if_busy(self, cores: float, before: Mapping[int, float]) -> None:
+    def _refuse_if_busy(self, verb: str, cores: float, before: Mapping[int, float]) -> None:
         if cores > BUSY_CORES and not self.allow_busy:
             raise BusyMachineError(
-                f"other processes use {cores:.2f} of a core{_busiest(before)}, and more than {BUSY_CORES} makes times "
-                "meaningless; stop or pause them, or pass --allow-busy for figures that are marked as not valid"
+                f"other processes {verb} {cores:.2f} of a core{_busiest(before)}, and more than {BUSY_CORES} makes "
+                "times meaningless; stop or pause them, or pass --allow-busy for figures that are marked as not valid"
             )
 
 

@@ -33,7 +33,7 @@ class Target:
     def __str__(self) -> str:
         side = "at least" if self.at_least else "at most"
         verdict = "met" if self.met else "NOT MET"
-        return f"{self.name}: {self.value:.3g} {self.unit}, target {side} {self.bound:g} {self.unit}: {verdict}"
+        return f"{self.name}: {self.value:.4g} {self.unit}, target {side} {self.bound:.4g} {self.unit}: {verdict}"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def results(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Processor, cores this process may use, its instructions for matrix products, memory in bytes."""
-    facts = {}
+    facts: dict[str, Any] = {}
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text().splitlines():
