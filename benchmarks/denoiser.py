@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -126,9 +128,17 @@ def _times(
         for _ in range(WARM_UPS):
             side.jump(prepared[name][0])
     watch = conditions.quiet()
-    samples = alternate({name: lambda n, name=name: sides[name].jump(prepared[name][n]) for name in sides}, len(inputs))
-    prompts = alternate({name: lambda n, name=name: sides[name].prepare(inputs[n]) for name in ours}, len(inputs))
+    samples = alternate({name: partial(_jump, side, prepared[name]) for name, side in sides.items()}, len(inputs))
+    prompts = alternate({name: partial(_prepare, sides[name], inputs) for name in ours}, len(inputs))
     return samples, prompts, conditions.still_quiet(watch)
+
+
+def _jump(side: Side, prepared: list[Any], number: int) -> Any:
+    return side.jump(prepared[number])
+
+
+def _prepare(side: Side, inputs: list[Inputs], number: int) -> Any:
+    return side.prepare(inputs[number])
 
 
 def _outcome(

@@ -24,19 +24,20 @@ class Ran:
     output: str
 
 
-def run_command(command: Sequence[str | os.PathLike]) -> Ran:
-    """Run ``command`` and wait for it. Raises AnyflowError with its last words where it fails.
+def run_command(command: Sequence[object]) -> Ran:
+    """Run ``command``, words and paths, and wait for it. Raises AnyflowError with its last words where it fails.
 
     A launcher starts it: Linux counts what the parent held at the time of the fork towards the child's peak, and a
     benchmark with PyTorch in it holds a lot.
     """
-    arguments = [sys.executable, "-I", "-S", str(LAUNCHER), *map(os.fspath, command)]
+    words = [str(word) for word in command]
+    arguments = [sys.executable, "-I", "-S", str(LAUNCHER), *words]
     launched = subprocess.run(
         arguments, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONSAFEPATH": "1"}
     )
     if launched.returncode != 0:
-        words = " ".join(launched.stderr.split()[-60:])
-        raise AnyflowError(f"{' '.join(map(os.fspath, command))} failed: {words}")
+        last = " ".join(launched.stderr.split()[-60:])
+        raise AnyflowError(f"{' '.join(words)} failed: {last}")
     measured = json.loads(launched.stderr.splitlines()[-1])
     return Ran(measured["seconds"], measured["peak"], launched.stdout)
 

@@ -136,3 +136,5 @@ def _varint(data: _Buffer, start: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, start
         shift += 7
+        if shift > 63:
+            raise ValueError(f"a number without end at byte {start}")
