@@ -6,20 +6,25 @@ that transformers imports. Everything declarative is in ``pyproject.toml``; the 
 every subpackage must be listed by its installed name.
 """
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 MAPPED_FOLDERS = ("kernels", "engines", "benchmarks")
 
 
 def mapped_packages() -> tuple[list[str], dict[str, str]]:
     """Installed package names, and the folder each top-level one is taken from."""
-    packages = ["anyflow_rt"] + [f"anyflow_rt.{name}" for name in find_packages("anyflow_rt")]
+    packages = ["anyflow_rt"] + [f"anyflow_rt.{name}" for name in _packages("anyflow_rt")]
     folders = {"anyflow_rt": "anyflow_rt"}
     for folder in MAPPED_FOLDERS:
         packages.append(f"anyflow_rt.{folder}")
-        packages += [f"anyflow_rt.{folder}.{name}" for name in find_packages(folder)]
+        packages += [f"anyflow_rt.{folder}.{name}" for name in _packages(folder)]
         folders[f"anyflow_rt.{folder}"] = folder
     return packages, folders
+
+
+def _packages(folder: str) -> list[str]:
+    """Folders of data count as well: setuptools wants every folder that it installs to be named."""
+    return find_namespace_packages(folder, exclude=["*__pycache__*"])
 
 
 PACKAGES, PACKAGE_DIR = mapped_packages()
