@@ -1,8 +1,9 @@
 """Stage ``vae``: a small Wan VAE (4x in time, 8x in space, 16 channels), single images first.
 
 Trained on clips from the start, the decoder leaves the first frame behind (it has no past to lean on) and colours
-drift later on. So: 30% of the budget on images, 35% on five-frame clips mixed with images, 35% on clips of 5, 9 and 17
-frames. The loss is 2 L1 + 2 L2 + 1e-5 |z|^2 on pixels in [-1, 1], with noise of 0.02 on the latents.
+drift later on. So: 30% of the budget on images, 15% on five-frame clips mixed with images, 55% on clips of 5, 9 and 17
+frames. The loss is 2 L1 + 2 L2 (the shape's pixels weighted) + 1e-5 |z|^2 on pixels in [-1, 1], with noise of 0.02 on
+the latents.
 """
 
 from __future__ import annotations
