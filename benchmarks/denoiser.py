@@ -24,7 +24,7 @@ from anyflow_rt.benchmarks.report import Outcome, Target
 from anyflow_rt.engines import registry
 from anyflow_rt.engines.architecture import TransformerConfig
 from anyflow_rt.engines.checkpoint import Checkpoint, load_checkpoint
-from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.geometry import PAD_KEYS, VideoSize
 from anyflow_rt.errors import ParityError
 
 TRANSFORMER = {
@@ -72,7 +72,7 @@ def run(conditions: Conditions) -> Outcome:
                 side.close()
     if not peers.can_compile():
         notes.append("torch.compile was not measured: there is no C++ compiler here")
-    operations = denoiser_operations(checkpoint.architecture.transformer, TOKENS, PROMPT_TOKENS + 1)
+    operations = denoiser_operations(checkpoint.architecture.transformer, TOKENS, PROMPT_TOKENS + PAD_KEYS)
     return _outcome(samples, prompts, ceilings, operations, notes, others)
 
 
