@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The repository root must not come first on sys.path: its kernels/ folder would shadow a package of that name.
 export PYTHONSAFEPATH := 1
-PROMPT ?= a large red circle moving right on a blue background
+PROMPT ?= a large red circle moving right on a black background
 
 .PHONY: demo test lint bench clean
 
