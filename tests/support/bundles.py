@@ -15,6 +15,10 @@ from anyflow_rt.build import BuildOptions, build
 from anyflow_rt.parity import Reference
 
 
+WIDEST = 52
+"""Positions along the width of the default video; checkpoints with a shorter rotary table need a size of their own."""
+
+
 @dataclass(frozen=True)
 class RandomBundle:
     """A bundle, the checkpoint it was made from, and that checkpoint in diffusers."""
@@ -36,7 +40,9 @@ def random_bundle(configuration: str) -> RandomBundle:
     with FileLock(root / f"{configuration}.lock"):
         if not checkpoint.is_dir():
             make_checkpoint(checkpoint, seed=len(configuration), **CONFIGURATIONS[configuration])
-        build(BuildOptions(checkpoint=str(checkpoint), out=bundle, onnx_only=True))
+        table = CONFIGURATIONS[configuration].get("transformer", {}).get("rope_max_seq_len", WIDEST)
+        size = {"num_frames": 9, "height": 64, "width": 64} if table < WIDEST else {}
+        build(BuildOptions(checkpoint=str(checkpoint), out=bundle, onnx_only=True, **size))
     return RandomBundle(bundle, checkpoint)
 
 
