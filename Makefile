@@ -9,15 +9,16 @@ PROMPT ?= a large red circle moving right on a black background
 .PHONY: demo test lint bench clean
 
 $(VENV)/.installed: setup.py pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'installing into $(VENV): a few minutes, about 2 GB'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@touch $@
 
 demo: $(VENV)/.installed
 	$(BIN)/anyflow-rt build
 	$(BIN)/anyflow-rt run --prompt "$(PROMPT)" --output demo.mp4
 	$(BIN)/anyflow-rt run --prompt "$(PROMPT)" --output demo.png
-	@echo "demo.mp4 shows: $(PROMPT) (demo.png is its contact sheet)"
+	@echo "demo.mp4 was asked for: $(PROMPT) (demo.png is its contact sheet)"
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_OPTIONS)

@@ -1,4 +1,4 @@
-"""Prompts -> what the denoiser reads of them: cross-attention keys, values and the bias of the padding's key."""
+"""Prompts -> what the denoiser reads of them: cross-attention keys, values and the biases of the padding's keys."""
 
 from __future__ import annotations
 

@@ -24,13 +24,13 @@ class Seconds:
     total: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """frames uint8 (N, T, H, W, 3) or None where they went to a file or were not asked for; latents float32
     (N, F, C, h, w), normalised as the denoiser sees them; plan: the (t, r) of every jump."""
 
-    frames: np.ndarray | None
-    latents: np.ndarray
+    frames: np.ndarray | None = field(repr=False)
+    latents: np.ndarray = field(repr=False)
     plan: tuple[tuple[float, float], ...]
     seconds: Seconds
     seed: int | tuple[int, ...]
