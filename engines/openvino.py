@@ -210,10 +210,11 @@ class OpenVinoEngine(Engine):
         partial = blob.with_suffix(f".partial-{os.getpid()}")
         try:
             blob.parent.mkdir(parents=True, exist_ok=True)
-            for old in blob.parent.glob(f"{self._blob_stem}*"):
-                old.unlink(missing_ok=True)
             partial.write_bytes(compiled.export_model().getbuffer())
             partial.replace(blob)
+            for old in blob.parent.glob(f"{self._blob_stem}*"):
+                if old != blob:
+                    old.unlink(missing_ok=True)
         except OSError as error:
             with contextlib.suppress(OSError):
                 partial.unlink()
