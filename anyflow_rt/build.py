@@ -166,9 +166,9 @@ def _estimate(checkpoint: Checkpoint) -> Estimate:
 
 
 def _engine(options: BuildOptions) -> tuple[str, str]:
-    engine = options.engine or registry.default_engine()
+    engine = registry.default_engine() if options.engine is None else options.engine
     registry.check_engine_name(engine)
-    precision = options.precision or registry.default_precision(engine)[0]
+    precision = registry.default_precision(engine)[0] if options.precision is None else options.precision
     registry.check_precision(engine, precision)
     return engine, precision
 

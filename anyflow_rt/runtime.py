@@ -47,12 +47,12 @@ class Runtime:
                 f"{bundle.manifest.checkpoint.id} --out {bundle.path} --force"
             )
         self.bundle = bundle
-        self.engine = engine or registry.default_engine()
+        self.engine = registry.default_engine() if engine is None else engine
         registry.check_engine_name(self.engine)
         usual, note = registry.default_precision(self.engine)
         if precision is None and note is not None:
             logger.warning("%s", note)
-        self.precision = precision or usual
+        self.precision = usual if precision is None else precision
         registry.check_precision(self.engine, self.precision)
         self._tokenizer = PromptTokenizer(bundle.tokenizer_path)
         self._components = Components(bundle, self.engine, self.precision, locations.compiled_cache(bundle.id))
