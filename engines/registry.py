@@ -30,11 +30,6 @@ def _onnxruntime() -> type[Engine]:
 _ENGINES: dict[str, Callable[[], type[Engine]]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
 
 
-def engine_names() -> tuple[str, ...]:
-    """Every engine name ``open_engine`` takes, installed or not."""
-    return tuple(_ENGINES)
-
-
 def available_engines() -> tuple[str, ...]:
     """The engines whose package is installed, the fastest first. Imports none of them."""
     return tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
