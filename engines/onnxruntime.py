@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from anyflow_rt.engines.onnx_signature import read_signature
 from anyflow_rt.errors import EngineError, MissingPackageError
 
 _ERRORS_ONLY = 3
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 class OnnxRuntimeEngine(Engine):
@@ -20,10 +22,7 @@ class OnnxRuntimeEngine(Engine):
     def _load(self) -> None:
         if self.options.precision != "fp32":
             raise EngineError(f"the onnxruntime engine has no {self.options.precision}; use --precision fp32")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingPackageError("onnxruntime", None, "the onnxruntime engine") from error
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = _ERRORS_ONLY
@@ -51,6 +50,27 @@ class OnnxRuntimeEngine(Engine):
 
     def _release(self) -> None:
         del self._session
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime package, its telemetry off.
+
+    From 1.29 on the official Linux builds report each process and each session to their makers and leave files in the
+    user's cache and temporary directories. They begin while the package is imported, before its own
+    ``disable_telemetry_events`` can be called, so the environment says it for that long; a user's own setting counts.
+    """
+    given = os.environ.get(_NO_TELEMETRY)
+    os.environ.setdefault(_NO_TELEMETRY, "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError("onnxruntime", None, "the onnxruntime engine") from error
+    finally:
+        if given is None:
+            os.environ.pop(_NO_TELEMETRY, None)
+    if given is None and hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
 
 
 def _failure_types(onnxruntime: Any) -> tuple[type[Exception], ...]:

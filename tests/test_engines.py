@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -271,3 +273,25 @@ def test_defaults_without_openvino(graphs: dict[str, Path], monkeypatch: pytest.
         registry.default_engine()
     with pytest.raises(MissingPackageError, match="pip install onnxruntime"):
         open_engine("onnxruntime", graphs["flow"], precision="fp32")
+
+
+def test_onnxruntime_reports_nothing(graphs: dict[str, Path], tmp_path: Path) -> None:
+    """Its telemetry would leave an identity and a database in the user's cache, and a file in the temporary directory.
+
+    The variables that are taken away would switch it off by themselves.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_RUNNING_UNIT_TESTS")}
+    script = (
+        "import os, sys, numpy\n"
+        "from anyflow_rt.engines.registry import open_engine\n"
+        "with open_engine('onnxruntime', sys.argv[1], precision='fp32') as engine:\n"
+        "    engine.infer(ids=numpy.zeros((1, 2), numpy.int64))\n"
+        "assert 'ORT_DISABLE_TELEMETRY' not in os.environ"
+    )
+    subprocess.run(
+        [sys.executable, "-P", "-c", script, str(graphs["text"])],
+        env={**kept, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+        check=True,
+        timeout=60,
+    )
+    assert not list(tmp_path.rglob("*"))
