@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from anyflow_rt.benchmarks.shapes.judge import ATTRIBUTE_NAMES, judge
+from anyflow_rt.benchmarks.shapes.measurement import redraw
 from anyflow_rt.benchmarks.shapes.world import (
     ALL_ATTRIBUTES,
     BACKGROUNDS,
@@ -47,15 +48,16 @@ def test_drawn_clips_are_right() -> None:
     assert np.mean(passed) >= 0.99
 
 
-def test_one_wrong_attribute_is_found() -> None:
-    generator = np.random.default_rng(2)
+@pytest.mark.parametrize("name", ATTRIBUTE_NAMES)
+def test_one_wrong_attribute_is_found(name: str) -> None:
+    """One attribute of the clip is changed; the judge, who hears the unchanged ones, says which."""
+    generator = np.random.default_rng(ATTRIBUTE_NAMES.index(name))
     found = []
-    for _ in range(300):
-        truth = sample_attributes(generator)
-        name = ATTRIBUTE_NAMES[int(generator.integers(len(ATTRIBUTE_NAMES)))]
-        others = [value for value in TABLES[name] if value != getattr(truth, name)]
-        claimed: Attributes = replace(truth, **{name: others[int(generator.integers(len(others)))]})
-        right = judge(render(sample_scene(truth, generator))).right(claimed)
+    for _ in range(200):
+        claimed = sample_attributes(generator)
+        others = [value for value in TABLES[name] if value != getattr(claimed, name)]
+        shown: Attributes = replace(claimed, **{name: others[int(generator.integers(len(others)))]})
+        right = judge(render(sample_scene(shown, generator))).right(claimed)
         found.append(not right[name] and all(right[other] for other in ATTRIBUTE_NAMES if other != name))
     assert np.mean(found) >= 0.99
 
@@ -76,6 +78,24 @@ def test_videos_that_freeze_half_way_fail() -> None:
         stopped = frames.copy()
         stopped[3:] = frames[2]
         assert not judge(stopped).passes(attributes)
+
+
+def test_wrong_motions_fail() -> None:
+    """Aslant, there and back, sideways instead of up, and so slowly that it neither moves nor stands."""
+    for attributes, frames in moving_clips(11, count=20):
+        along = np.array(MOTIONS[attributes.motion], dtype=np.float64)
+        colour, around = COLOURS[attributes.colour], BACKGROUNDS[attributes.background]
+        times = np.arange(len(frames))[:, None]
+        there_and_back = np.minimum(times, times[::-1])
+        aslant = along + along[::-1]
+        for velocity, course in ((aslant, times), (along, there_and_back), (along * 0.4, times), (along[::-1], times)):
+            centres = 32.0 + 1.2 * velocity * (course - course.mean())
+            radii = np.full(len(frames), SIZES[attributes.size])
+            coverage = redraw(attributes.shape, radii, centres, frames.shape[1:3])[..., None]
+            drawn = np.rint(around + coverage * (np.array(colour, dtype=np.float64) - around)).astype(np.uint8)
+            verdict = judge(drawn)
+            assert verdict.motion != attributes.motion
+            assert verdict.shape == attributes.shape and verdict.colour == attributes.colour
 
 
 def test_reversed_and_shuffled_videos_fail() -> None:
@@ -111,6 +131,27 @@ def test_the_mean_of_many_right_clips_fails() -> None:
     for attributes in ALL_ATTRIBUTES[::24]:
         clips = [render(sample_scene(attributes, generator)).astype(np.float64) for _ in range(16)]
         assert not judge(np.rint(np.mean(clips, axis=0)).astype(np.uint8)).passes(attributes)
+
+
+def test_two_shapes_at_once_fail() -> None:
+    """The same again, 26 pixels beside its path."""
+    for attributes, frames in moving_clips(12):
+        other = np.roll(frames, 26, axis=1 if attributes.motion in ("left", "right") else 2)
+        background = np.array(BACKGROUNDS[attributes.background], dtype=np.uint8)
+        both = np.where((frames != background).any(axis=-1, keepdims=True), frames, other)
+        assert not judge(both).passes(attributes)
+
+
+def test_a_shape_that_changes_on_its_way_fails() -> None:
+    """Its size, its colour, its form or the background: half of the frames are another clip on the same path."""
+    generator = np.random.default_rng(13)
+    for attributes, _ in moving_clips(13, count=20):
+        scene = sample_scene(replace(attributes, size="large"), generator)
+        for name in ("shape", "colour", "size", "background"):
+            value = next(value for value in TABLES[name] if value != getattr(scene.attributes, name))
+            changed = render(replace(scene, attributes=replace(scene.attributes, **{name: value})))
+            mixed = np.where((np.arange(len(changed)) % 2 == 0)[:, None, None, None], render(scene), changed)
+            assert not judge(mixed).passes(scene.attributes), name
 
 
 def test_two_clips_cut_together_fail() -> None:
