@@ -100,7 +100,9 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
     start = time.perf_counter()
     checkpoint = load_checkpoint(options.checkpoint, revision=options.revision)
     engine, precision = _engine(options)
-    record = CheckpointRecord(checkpoint.id, checkpoint.revision, checkpoint.content_hash())
+    # A directory by its full path: the messages that say how to build the bundle again name it, wherever they appear.
+    name = checkpoint.id if checkpoint.revision is not None else str(checkpoint.path)
+    record = CheckpointRecord(name, checkpoint.revision, checkpoint.content_hash())
     existing = _existing(options, bundle_id(record.sha256, EXPORT_VERSION))
     defaults = _defaults(options, checkpoint, existing)
     with BundleWriter(

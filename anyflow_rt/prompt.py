@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anyflow_rt.engines.mend import mend_of
 from anyflow_rt.errors import BundleError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -95,11 +96,11 @@ class PromptTokenizer:
         try:
             self._tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
         except Exception as error:  # tokenizers raises bare Exceptions; the message is passed on
-            raise BundleError(f"cannot read the tokenizer {path}: {error}. Build the bundle again.") from error
+            raise BundleError(f"cannot read the tokenizer {path} ({error}); {mend_of(Path(path))}") from error
         padding = self._tokenizer.padding
         self.pad_id = padding["pad_id"] if padding else self._tokenizer.token_to_id("<pad>")
         if self.pad_id is None:
-            raise BundleError(f"the tokenizer {path} has no pad token. Build the bundle again.")
+            raise BundleError(f"the tokenizer {path} has no pad token; {mend_of(Path(path))}")
         self._tokenizer.no_padding()
 
     def __call__(self, prompts: Sequence[str], max_sequence_length: int = 512) -> TokenBatch:

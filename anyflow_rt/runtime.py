@@ -18,6 +18,7 @@ from anyflow_rt.decoding import decode
 from anyflow_rt.engines import geometry, locations, registry
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.export import EXPORT_VERSION
+from anyflow_rt.engines.mend import rebuild_command
 from anyflow_rt.errors import BundleError, UsageError
 from anyflow_rt.noise import initial_noise
 from anyflow_rt.prompt import PromptTokenizer
@@ -43,8 +44,8 @@ class Runtime:
         if bundle.manifest.export_version != EXPORT_VERSION:
             raise BundleError(
                 f"the bundle {bundle.path} was exported by version {bundle.manifest.export_version}, and this "
-                f"anyflow-rt runs version {EXPORT_VERSION}; build it again with  anyflow-rt build --ckpt "
-                f"{bundle.manifest.checkpoint.id} --out {bundle.path} --force"
+                f"anyflow-rt runs version {EXPORT_VERSION}; build it again with  "
+                f"{rebuild_command(bundle.path, force=True)}"
             )
         self.bundle = bundle
         self.engine = registry.default_engine() if engine is None else engine

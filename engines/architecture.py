@@ -112,7 +112,8 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Architecture:
-        """Rebuild from ``to_dict``'s value. Raises BundleError on missing or unknown keys."""
+        """Rebuild from ``to_dict``'s value. Raises BundleError on missing or unknown keys; the reader of the manifest,
+        who knows where it lies, adds the mend."""
         parts: dict[str, Any] = {"pipeline": values.get("pipeline")}
         for name, part in _PARTS.items():
             parts[name] = _frozen(part, values.get(name), name)
@@ -129,11 +130,11 @@ _PARTS: dict[str, type] = {
 
 def _frozen(part: type, values: Any, name: str) -> Any:
     if not isinstance(values, dict):
-        raise BundleError(f"the stored architecture has no {name!r} section; rebuild the bundle with --force")
+        raise BundleError(f"the stored architecture has no {name!r} section")
     known = {field.name for field in fields(part)}
     if set(values) != known:
         odd = ", ".join(sorted(set(values) ^ known))
-        raise BundleError(f"the stored {name} architecture differs in the keys {odd}; rebuild the bundle with --force")
+        raise BundleError(f"the stored {name} architecture differs in the keys {odd}")
     return part(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 

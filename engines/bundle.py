@@ -18,6 +18,7 @@ from pathlib import Path
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle_files import content_fault, size_fault
 from anyflow_rt.engines.manifest import MANIFEST_NAME, Defaults, EngineRecord, Manifest
+from anyflow_rt.engines.mend import build_command, rebuild_command
 from anyflow_rt.errors import BundleError
 
 
@@ -92,10 +93,10 @@ class Bundle:
         """Read every file and compare its hash. Raises BundleError that names each file that differs."""
         faults = [fault for file in self.manifest.files() if (fault := content_fault(self.path, file))]
         if faults:
-            raise BundleError(f"the bundle {self.path} is damaged: {', '.join(faults)}; {self._mend()} --force")
+            raise BundleError(f"the bundle {self.path} is damaged: {', '.join(faults)}; {_force(self.path)}")
 
     def _mend(self) -> str:
-        return f"build it again with  anyflow-rt build --ckpt {self.manifest.checkpoint.id} --out {self.path}"
+        return f"build it again with  {rebuild_command(self.path)}"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -104,7 +105,7 @@ def read_manifest(folder: Path) -> Manifest:
         text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         what = f"{folder} is not a bundle: it has no {MANIFEST_NAME}" if folder.exists() else f"no bundle at {folder}"
-        raise BundleError(f"{what}; make one with  anyflow-rt build --ckpt CHECKPOINT --out {folder}") from error
+        raise BundleError(f"{what}; make one with  {build_command(folder)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"the bundle {folder} cannot be read ({error}); {_force(folder)}") from error
     try:
@@ -121,4 +122,4 @@ def _installed_version(package: str) -> str | None:
 
 
 def _force(folder: Path) -> str:
-    return f"build it again with  anyflow-rt build --ckpt CHECKPOINT --out {folder} --force"
+    return f"build it again with  {rebuild_command(folder, force=True)}"

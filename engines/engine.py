@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from anyflow_rt.engines.mend import mend_of
 from anyflow_rt.errors import EngineError
 
 
@@ -80,7 +81,7 @@ class Engine(ABC):
         self.options = options or EngineOptions()
         self._open = False
         if not self.model_path.is_file():
-            raise EngineError(f"no model at {self.model_path}; rebuild the bundle with  anyflow-rt build --force")
+            raise EngineError(f"no model at {self.model_path}; {mend_of(self.model_path)}")
         self._load()
         self._open = True
         self.inputs, self.outputs = self._describe()

@@ -72,7 +72,8 @@ class EngineRecord:
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """Where a bundle came from. ``id``: what the user called it; ``sha256``: of its contents."""
+    """Where a bundle came from. ``id``: its directory or hub id; ``revision``: a hub id's commit; ``sha256``: of its
+    contents."""
 
     id: str
     revision: str | None

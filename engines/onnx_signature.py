@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from anyflow_rt.engines.engine import TensorSpec
+from anyflow_rt.engines.mend import mend_of
 from anyflow_rt.errors import EngineError
 
 _MODEL_GRAPH = 7
@@ -54,9 +55,7 @@ def read_signature(path: Path) -> tuple[Signature, Signature]:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _signature(data)
     except (OSError, ValueError, IndexError, UnicodeDecodeError, KeyError) as error:
-        raise EngineError(
-            f"{path} is not a readable ONNX file ({error}); rebuild the bundle with  anyflow-rt build --force"
-        ) from error
+        raise EngineError(f"{path} is not a readable ONNX file ({error}); {mend_of(path)}") from error
 
 
 def _signature(data: _Buffer) -> tuple[Signature, Signature]:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -180,6 +181,13 @@ def change_schema(bundle: Path) -> None:
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema": 99}))
 
 
+def drop_architecture_key(bundle: Path) -> None:
+    manifest = bundle / "manifest.json"
+    values = json.loads(manifest.read_text())
+    del values["architecture"]["transformer"]["num_layers"]
+    manifest.write_text(json.dumps(values))
+
+
 def weights_of(bundle: Path) -> Path:
     files = {part.name: part.files for part in Bundle.open(bundle).manifest.components}
     return bundle / files["denoiser"][-1].path
@@ -195,6 +203,7 @@ def weights_of(bundle: Path) -> Path:
         (lambda bundle: Bundle.open(bundle).component_path("denoiser").unlink(), "is missing"),
         (lambda bundle: os.truncate(weights_of(bundle), 10), "10 bytes instead of"),
         (lambda bundle: Bundle.open(bundle).tokenizer_path.write_text("{}"), "bytes instead of"),
+        (drop_architecture_key, "num_layers"),
         (shutil.rmtree, "no bundle at"),
     ],
 )
@@ -207,8 +216,9 @@ def test_bundles(
 ) -> None:
     bundle = Path(shutil.copytree(base.path, tmp_path / "bundle"))
     damage(bundle)
+    names = [str(base.checkpoint.resolve())] if (bundle / "manifest.json").is_file() and said != "damaged" else []
     for command in (run(bundle, tmp_path / "out.mp4"), ["inspect", str(bundle)]):
-        fails(capsys, command, said, str(bundle), "anyflow-rt build", code=1)
+        fails(capsys, command, said, "anyflow-rt build --ckpt", f"--out {bundle}", *names, code=1)
     assert not (tmp_path / "out.mp4").exists()
 
 
@@ -220,9 +230,22 @@ def test_a_graph_of_the_right_size_with_the_wrong_bytes(
     bundle = Path(shutil.copytree(base.path, tmp_path / "bundle"))
     graph = Bundle.open(bundle).component_path(part)
     graph.write_bytes(b"\xff" * graph.stat().st_size)
-    fails(capsys, run(bundle, tmp_path / "out.mp4"), part, code=1)
+    mend = f"anyflow-rt build --ckpt {base.checkpoint.resolve()} --out {bundle} --force"
+    fails(capsys, run(bundle, tmp_path / "out.mp4"), part, mend, code=1)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    fails(capsys, ["inspect", str(bundle), "--verify"], graph.name, "--force", code=1)
+    fails(capsys, ["inspect", str(bundle), "--verify"], graph.name, mend, code=1)
+
+
+def test_a_tokenizer_of_the_right_size_with_the_wrong_bytes(
+    base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The mend works as it stands, also where the place has a space in it."""
+    bundle = Path(shutil.copytree(base.path, tmp_path / "my bundle"))
+    tokenizer = Bundle.open(bundle).tokenizer_path
+    tokenizer.write_bytes(b" " * tokenizer.stat().st_size)
+    error = fails(capsys, run(bundle, tmp_path / "out.mp4"), "tokenizer.json", code=1)
+    words = shlex.split(error.partition("build its bundle again with")[2])
+    assert words == ["anyflow-rt", "build", "--ckpt", str(base.checkpoint), "--out", str(bundle), "--force"]
 
 
 def edit(file: str, **values: object) -> Callable[[Path], None]:
