@@ -1,0 +1,1 @@
+"""Statistics of a sweep: pure and seeded, numbers in, frozen dataclasses out."""

@@ -1,0 +1,157 @@
+"""Paired differences, with intervals corrected for how many are looked at.
+
+Every comparison is on the same (prompt, seed) pairs: the difference is taken pair by pair, so that what makes a prompt
+hard cancels, and its mean is bootstrapped by prompt. Of m comparisons made together, each interval has confidence
+1 - (1 - confidence) / m (Bonferroni), so that all of them hold at once with the confidence asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from anyflow_rt.benchmarks.statistics.bootstrap import Interval, bootstrap_mean
+from anyflow_rt.errors import UsageError
+
+CORRECTION = "Bonferroni"
+
+Pair = tuple[str, int]
+"""A prompt and a seed."""
+Scores = Mapping[Pair, float]
+"""One score a (prompt, seed) pair."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of ``after - before``, pair by pair. ``interval`` is at the corrected confidence; ``confidence`` is that of
+    all ``comparisons`` together. before, after: what was compared, such as two step counts."""
+
+    before: str
+    after: str
+    interval: Interval
+    confidence: float
+    comparisons: int
+    correction: str = CORRECTION
+
+    @property
+    def direction(self) -> str:
+        """ "up" or "down" where the interval leaves 0 out, else "unclear"."""
+        return "up" if self.interval.low > 0 else "down" if self.interval.high < 0 else "unclear"
+
+    def is_worse(self, higher_is_better: bool) -> bool:
+        """Whether ``after`` is significantly worse than ``before``."""
+        return self.direction == ("down" if higher_is_better else "up")
+
+
+def paired_difference(
+    before: Scores,
+    after: Scores,
+    names: tuple[str, str],
+    *,
+    comparisons: int = 1,
+    confidence: float = 0.95,
+    resamples: int = 5000,
+    seed: int = 0,
+) -> Difference:
+    """One of ``comparisons`` differences that are looked at together.
+
+    Raises UsageError where the two do not have the same (prompt, seed) pairs, and as ``bootstrap_mean``.
+    """
+    if comparisons < 1:
+        raise UsageError(f"{comparisons} comparisons: this one is at least one")
+    _same_pairs(before, after, names)
+    pairs = sorted(before)
+    interval = bootstrap_mean(
+        [after[pair] - before[pair] for pair in pairs],
+        [prompt for prompt, _ in pairs],
+        confidence=1 - (1 - confidence) / comparisons,
+        resamples=resamples,
+        seed=seed,
+    )
+    return Difference(*names, interval, confidence, comparisons)
+
+
+def neighbours(
+    scores: Mapping[int, Scores], *, confidence: float = 0.95, resamples: int = 5000, seed: int = 0
+) -> tuple[Difference, ...]:
+    """Differences between every step count and the next higher one. Raises as ``paired_difference``."""
+    steps = sorted(scores)
+    return tuple(
+        paired_difference(
+            scores[fewer],
+            scores[more],
+            (str(fewer), str(more)),
+            comparisons=len(steps) - 1,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
+        for fewer, more in pairwise(steps)
+    )
+
+
+def runs(
+    before: Mapping[int, Scores],
+    after: Mapping[int, Scores],
+    *,
+    comparisons: int | None = None,
+    confidence: float = 0.95,
+    resamples: int = 5000,
+    seed: int = 0,
+) -> tuple[Difference, ...]:
+    """Two runs, at every step count that both have; pairs that only one has are left out.
+
+    ``comparisons`` (default: the step counts in common) counts those of other metrics too where several are compared.
+    Raises UsageError where they have no step count or, at one, no pair in common.
+    """
+    steps = sorted(set(before) & set(after))
+    if not steps:
+        raise UsageError(f"no step count in common: {sorted(before)} and {sorted(after)}")
+    found = []
+    for number in steps:
+        pairs = set(before[number]) & set(after[number])
+        if not pairs:
+            raise UsageError(f"no (prompt, seed) pair in common at {number} steps: compare runs of the same prompts")
+        found.append(
+            paired_difference(
+                _restricted(before[number], pairs),
+                _restricted(after[number], pairs),
+                (f"before, {number} steps", f"after, {number} steps"),
+                comparisons=len(steps) if comparisons is None else comparisons,
+                confidence=confidence,
+                resamples=resamples,
+                seed=seed,
+            )
+        )
+    return tuple(found)
+
+
+def means(
+    scores: Mapping[int, Scores], *, confidence: float = 0.95, resamples: int = 5000, seed: int = 0
+) -> tuple[tuple[int, Interval], ...]:
+    """(steps, mean and interval) of the curve, fewest steps first. Raises UsageError where step counts differ in their
+    pairs, and as ``bootstrap_mean``."""
+    found = []
+    steps: Sequence[int] = sorted(scores)
+    for number in steps:
+        _same_pairs(scores[steps[0]], scores[number], (str(steps[0]), str(number)))
+        pairs = sorted(scores[number])
+        values, prompts = [scores[number][pair] for pair in pairs], [prompt for prompt, _ in pairs]
+        interval = bootstrap_mean(values, prompts, confidence=confidence, resamples=resamples, seed=seed)
+        found.append((number, interval))
+    return tuple(found)
+
+
+def _restricted(scores: Scores, pairs: set[Pair]) -> Scores:
+    return {pair: scores[pair] for pair in pairs}
+
+
+def _same_pairs(before: Scores, after: Scores, names: tuple[str, str]) -> None:
+    odd = sorted(set(before) ^ set(after))
+    if odd:
+        holder, other = names if odd[0] in before else names[::-1]
+        raise UsageError(
+            f"prompt {odd[0][0]!r} with seed {odd[0][1]} was scored at {holder} and not at {other} "
+            f"({len(odd)} such pairs): compare the same pairs, or finish the run with --resume"
+        )
