@@ -11,13 +11,12 @@ Opening checks the schema and that every file is there at its size, which takes 
 
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle_files import content_fault, size_fault
-from anyflow_rt.engines.manifest import MANIFEST_NAME, Defaults, EngineRecord, Manifest
+from anyflow_rt.engines.manifest import MANIFEST_NAME, Defaults, Manifest
 from anyflow_rt.engines.mend import build_command, rebuild_command
 from anyflow_rt.errors import BundleError
 
@@ -73,22 +72,6 @@ class Bundle:
             raise BundleError(f"the bundle {self.path} has no component {name!r} (it has {there}); {self._mend()}")
         return self.path / components[name].files[0].path
 
-    def engine(self, target: str, engine: str, precision: str, profile: str = "dynamic") -> EngineRecord:
-        """What was built for an engine. Raises BundleError where nothing was, or with other package versions."""
-        wanted = (target, engine, precision, profile)
-        found = next((record for record in self.manifest.engines if record.key == wanted), None)
-        build = f"anyflow-rt build --ckpt {self.manifest.checkpoint.id} --out {self.path} --target {target}"
-        if found is None:
-            raise BundleError(f"the bundle {self.path} has no engine {' '.join(wanted)}; add it with  {build}")
-        for package, version in sorted(found.packages.items()) if found.files else ():
-            installed = _installed_version(package)
-            if installed != version:
-                raise BundleError(
-                    f"the {engine} engine of the bundle {self.path} was made by {package} {version}, and "
-                    f"{'none' if installed is None else installed} is installed; make it again with  {build}"
-                )
-        return found
-
     def verify(self) -> None:
         """Read every file and compare its hash. Raises BundleError that names each file that differs."""
         faults = [fault for file in self.manifest.files() if (fault := content_fault(self.path, file))]
@@ -112,13 +95,6 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.from_json(text)
     except BundleError as error:
         raise BundleError(f"the bundle {folder} cannot be used: {error}; {_force(folder)}") from error
-
-
-def _installed_version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _force(folder: Path) -> str:

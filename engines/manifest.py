@@ -52,8 +52,11 @@ class ComponentRecord:
 class EngineRecord:
     """Components in the form of one engine for one target.
 
-    profile: the sizes it was built for, ``dynamic`` for all. packages: the versions its files depend on; an engine
-    without files reads the ONNX graphs and depends on none.
+    profile: the sizes it was built for, ``dynamic`` for all. packages: the versions its files depend on.
+
+    On a CPU an engine has no files and depends on nothing: its record says that the building machine compiled the
+    ONNX graphs for it once. A run compiles them on its own machine, for the engine that is fastest there, whether
+    there is a record of it or not.
     """
 
     target: str

@@ -144,10 +144,8 @@ def test_second_build_adds_what_is_missing(tmp_path: Path) -> None:
     assert after.component_path("conditioner").read_text() == "graph of conditioner"
     assert (tmp_path / "out/notes.txt").exists()
     assert after.calibration_path.exists()
-    with pytest.raises(BundleError, match=r"made by numpy 0\.1, and .* is installed; make it again with .*sm_89"):
-        after.engine("sm_89", "tensorrt", "bf16")
-    with pytest.raises(BundleError, match=r"no engine sm_75 tensorrt fp16 dynamic; add it with .*--target sm_75"):
-        after.engine("sm_75", "tensorrt", "fp16")
+    (engine,) = after.manifest.engines
+    assert (engine.key, engine.packages) == (("sm_89", "tensorrt", "bf16", "dynamic"), {"numpy": "0.1"})
 
 
 def test_an_engine_made_again_gets_new_files(tmp_path: Path) -> None:
@@ -158,8 +156,8 @@ def test_an_engine_made_again_gets_new_files(tmp_path: Path) -> None:
         with writer(tmp_path / "out") as build:
             with build.engine("cpu", "openvino", "fp32", {}) as folder:
                 (folder / "denoiser.blob").write_text(content)
-            (file,) = build.commit().engine("cpu", "openvino", "fp32").files
-            paths.append(file.path)
+            (engine,) = build.commit().manifest.engines
+            paths.append(engine.files[0].path)
     assert paths[0] != paths[1]
     assert not (tmp_path / "out" / paths[0]).exists()
     assert (tmp_path / "out" / paths[1]).read_text() == "two"
