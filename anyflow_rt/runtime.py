@@ -32,14 +32,17 @@ logger = logging.getLogger(__name__)
 class Runtime:
     """A bundle on one engine. Made by ``anyflow_rt.load``; use it as a context manager, or call ``close``.
 
+    Where none is asked for, the engine is the fastest that this machine has for a CPU, whatever the bundle was built
+    for: every bundle holds the ONNX graphs, and each machine compiles them for itself.
+
     One call at a time: the engines are shared between calls.
     """
 
     def __init__(self, bundle: Bundle, *, engine: str | None = None, precision: str | None = None) -> None:
         """Start opening the engines; each call waits for an engine where it first needs it.
 
-        Raises EngineError for an engine or precision that this machine does not have, BundleError for a bundle of
-        another version.
+        Raises UsageError for an engine or precision of no known name, MissingPackageError for an engine that is not
+        installed, BundleError for a bundle of another version.
         """
         if bundle.manifest.export_version != EXPORT_VERSION:
             raise BundleError(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anyflow_rt.engines.engine import Engine, EngineOptions
-from anyflow_rt.errors import EngineError, MissingPackageError
+from anyflow_rt.errors import MissingPackageError, UsageError
 
 PRECISIONS = ("fp32", "bf16")
 _PLANNED_ENGINES = ("tensorrt", "tensorrt_rtx", "triton")
@@ -58,21 +58,21 @@ def default_precision(engine: str) -> tuple[str, str | None]:
 
 
 def check_engine_name(name: str) -> None:
-    """Raise EngineError unless ``name`` is an engine; the message lists those that are."""
+    """Raise UsageError unless ``name`` is an engine; the message lists those that are."""
     if name in _PLANNED_ENGINES:
-        raise EngineError(f"engine {name!r} is not yet supported; the engines are {', '.join(_ENGINES)}")
-    if name not in _ENGINES:
-        raise EngineError(f"unknown engine {name!r}; the engines are {', '.join(_ENGINES)}")
+        raise UsageError(f"engine {name!r} is not yet supported; the engines are {', '.join(_ENGINES)}")
+    if name not in tuple(_ENGINES):
+        raise UsageError(f"unknown engine {name!r}; the engines are {', '.join(_ENGINES)}")
 
 
 def check_precision(engine: str, precision: str) -> None:
-    """Raise EngineError unless ``engine`` has ``precision``; the message names one that works."""
+    """Raise UsageError unless ``engine`` has ``precision``; the message names one that works."""
     if precision in _PLANNED_PRECISIONS:
-        raise EngineError(f"precision {precision!r} is not yet supported on a CPU; use fp32 or bf16")
+        raise UsageError(f"precision {precision!r} is not yet supported on a CPU; use fp32 or bf16")
     if precision not in PRECISIONS:
-        raise EngineError(f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}")
+        raise UsageError(f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}")
     if engine == "onnxruntime" and precision != "fp32":
-        raise EngineError(f"the onnxruntime engine has no {precision}; use --precision fp32 or --engine openvino")
+        raise UsageError(f"the onnxruntime engine has no {precision}; use --precision fp32 or --engine openvino")
 
 
 def open_engine(
@@ -86,7 +86,7 @@ def open_engine(
 ) -> Engine:
     """Load the ONNX file ``model_path`` into the engine ``name``; the options are ``EngineOptions``'.
 
-    Raises EngineError for a name or precision that is not there, MissingPackageError where the package is missing.
+    Raises UsageError for a name or precision that is not there, MissingPackageError where the package is missing.
     """
     check_engine_name(name)
     check_precision(name, precision)

@@ -52,6 +52,14 @@ def run(bundle: Path, output: Path, *arguments: str, prompt: str = "a red circle
     return ["run", "--bundle", str(bundle), "--prompt", prompt, "--output", str(output), *SIZE, *FAST, *arguments]
 
 
+def test_names_of_engines_are_usage(base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build = ["build", "--ckpt", str(base.checkpoint), "--out", str(tmp_path / "b")]
+    for command in (run(base.path, tmp_path / "out.mp4"), build, [*build, "--dry-run"]):
+        fails(capsys, [*command, "--engine", "magic"], "'magic'", "openvino, onnxruntime", code=2)
+        fails(capsys, [*command, "--precision", "fp31"], "'fp31'", "fp32, bf16", code=2)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

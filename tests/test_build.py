@@ -20,7 +20,7 @@ from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.export import COMPONENT_NAMES
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.locations import default_bundle_path
-from anyflow_rt.errors import BundleError, CheckpointError, EngineError, MissingPackageError, ParityError, UsageError
+from anyflow_rt.errors import BundleError, CheckpointError, MissingPackageError, ParityError, UsageError
 
 SIZE = {"height": 32, "width": 32, "num_frames": 5}
 
@@ -175,7 +175,7 @@ def test_estimate(made: RandomBundle) -> None:
     assert needs.seconds > 1
     with pytest.raises(UsageError, match="height 40"):
         estimate(BuildOptions(checkpoint=str(made.checkpoint), height=40))
-    with pytest.raises(EngineError, match="magic"):
+    with pytest.raises(UsageError, match="magic"):
         estimate(BuildOptions(checkpoint=str(made.checkpoint), engine="magic"))
 
 
@@ -184,7 +184,7 @@ def test_what_is_refused_before_anything_is_made(made: RandomBundle, tmp_path: P
     for options, kind, said in (
         ({"targets": ("sm_89",)}, UsageError, "sm_89"),
         ({"targets": ("",)}, UsageError, "unknown target ''"),
-        ({"precision": "fp16"}, EngineError, "fp16"),
+        ({"precision": "fp16"}, UsageError, "fp16"),
         ({"num_frames": 6}, UsageError, "num_frames 6"),
         ({"width": 10**6}, UsageError, "rope_max_seq_len"),
         ({"checkpoint": str(tmp_path)}, CheckpointError, "model_index.json"),

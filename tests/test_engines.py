@@ -19,7 +19,7 @@ from anyflow_rt.engines.engine import Engine, bfloat16_to_float32
 from anyflow_rt.engines.onnx_signature import read_signature
 from anyflow_rt.engines.openvino_package import processor_has_bf16
 from anyflow_rt.engines.registry import open_engine
-from anyflow_rt.errors import EngineError, MissingPackageError
+from anyflow_rt.errors import EngineError, MissingPackageError, UsageError
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
 """||a - b|| / ||b||; bf16 has 8 bits of precision."""
@@ -242,7 +242,7 @@ def test_signature_of_every_truncation_is_refused(graphs: dict[str, Path], tmp_p
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx", "triton"])
 def test_planned_engines(graphs: dict[str, Path], name: str) -> None:
-    with pytest.raises(EngineError, match="not yet supported; the engines are openvino, onnxruntime"):
+    with pytest.raises(UsageError, match="not yet supported; the engines are openvino, onnxruntime"):
         open_engine(name, graphs["flow"], precision="fp32")
 
 
@@ -257,7 +257,7 @@ def test_planned_engines(graphs: dict[str, Path], name: str) -> None:
     ],
 )
 def test_refused_names(graphs: dict[str, Path], name: str, precision: str, message: str) -> None:
-    with pytest.raises(EngineError, match=message):
+    with pytest.raises(UsageError, match=message):
         open_engine(name, graphs["flow"], precision=precision)
 
 

@@ -21,7 +21,7 @@ from anyflow_rt.engines.bundle_writer import BundleWriter
 from anyflow_rt.engines.checkpoint import load_checkpoint
 from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.openvino_package import processor_has_bf16
-from anyflow_rt.errors import AnyflowError, BundleError, EngineError, OutputError, UsageError
+from anyflow_rt.errors import AnyflowError, BundleError, OutputError, UsageError
 from anyflow_rt.loading import SHAPES_CHECKPOINT, shapes_hash
 from anyflow_rt.runtime import Runtime
 from anyflow_rt.sampling.schedule import uniform_plan
@@ -279,8 +279,12 @@ def test_engines_that_are_not_there(bundle: Path) -> None:
         ({"engine": "magic"}, "magic"),
         ({"engine": "onnxruntime", "precision": "bf16"}, "bf16"),
         ({"precision": "int8"}, "int8"),
+        ({"engine": 5}, "unknown engine 5"),
+        ({"engine": []}, "unknown engine"),
+        ({"engine": ""}, "unknown engine ''"),
+        ({"precision": ""}, "unknown precision ''"),
     ):
-        with pytest.raises(EngineError, match=said):
+        with pytest.raises(UsageError, match=said):
             anyflow_rt.load(bundle, **options)
 
 
