@@ -94,6 +94,12 @@ def grid(shift: float) -> tuple[float, ...]:
     return tuple(shift_time(node / GRID_INTERVALS, shift) for node in range(GRID_INTERVALS + 1))
 
 
+def plan_of_nodes(nodes: Sequence[int], shift: float) -> Plan:
+    """The plan that visits these nodes of ``grid(shift)``: strictly decreasing, first 32, last 0."""
+    times = grid(shift)
+    return Plan.from_times([times[node] for node in nodes])
+
+
 def check_steps(steps: object, name: str = "steps") -> int:
     """The step count as an int. Raises ``UsageError`` unless it is an integer from 1 to 1000: no bool, no float."""
     try:

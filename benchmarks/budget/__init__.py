@@ -1,0 +1,1 @@
+"""Budgets kept: load, machines real and simulated, baselines and scores of the step-adaptive executor."""

@@ -1,0 +1,52 @@
+"""Runs as they went, and what every other number of jumps would have taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from anyflow_rt.sampling.schedule import GRID_INTERVALS
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Arrays over n requests, in order; seconds count from when a request is taken up.
+
+    waited: in the queue before that. values: what the run's path is worth. predicted: the finish stated when the plan
+    that was finally run was chosen; first_steps, first_predicted: of the very first decision. finish (n, 32): seconds
+    that 1..32 jumps would have taken, ``known_finish`` makes it from recorded times. overhead: seconds of decisions.
+    """
+
+    budgets: np.ndarray
+    waited: np.ndarray
+    seconds: np.ndarray
+    steps: np.ndarray
+    values: np.ndarray
+    predicted: np.ndarray
+    first_steps: np.ndarray
+    first_predicted: np.ndarray
+    finish: np.ndarray
+    overhead: np.ndarray
+
+    @property
+    def met(self) -> np.ndarray:
+        """Whether each budget was met."""
+        return self.seconds <= self.budgets
+
+    def __getitem__(self, part: slice) -> Runs:
+        """Some of the requests; the overhead stays that of all."""
+        cut = {name: value[part] for name, value in vars(self).items() if name != "overhead"}
+        return Runs(**cut, overhead=self.overhead)
+
+
+def known_finish(before: float, jumps: Sequence[float], after: float) -> np.ndarray:
+    """(32,) seconds of 1..32 jumps from one run's recorded times: text and conditioner, the jumps, decode and encode.
+
+    Jumps beyond those that ran are taken for the mean of the run's. That is an estimate; a run's own number of jumps
+    and fewer are exact.
+    """
+    times = np.full(GRID_INTERVALS, np.mean(jumps))
+    times[: len(jumps)] = jumps
+    return before + np.cumsum(times) + after
