@@ -33,6 +33,13 @@ COMPONENT_CLASSES = {
 }
 """NVlabs has one transformer class for both its pipelines; ``init_far_model`` tells which one it is."""
 
+MOST_LAYERS = 1000
+"""Of one network. Tables of all its tensors are made before the weights are looked at, so a number that is a mistake
+must not fill the memory first."""
+
+TOKENIZER_SUFFIXES = ("Tokenizer", "TokenizerFast")
+"""How every tokenizer class of transformers ends."""
+
 ACTIVATIONS = ("relu", "silu", "gelu", "gelu_new")
 """Of the text encoder's feed-forward, each also as ``gated-...``."""
 
@@ -94,12 +101,19 @@ def _read_index(index: ConfigFile) -> str:
     index.choice("_class_name", PIPELINES)
     for name, accepted in COMPONENT_CLASSES.items():
         entry = index.take(name)
-        if not (isinstance(entry, list) and len(entry) == 2 and entry[1] in accepted):
+        if not (_is_class_entry(entry) and entry[1] in accepted):
             index.refuse(name, f"supported: {', '.join(accepted)}")
-    index.take("tokenizer")
+    entry = index.take("tokenizer")
+    if not (_is_class_entry(entry) and entry[1].endswith(TOKENIZER_SUFFIXES)):
+        index.refuse("tokenizer", 'a library and its tokenizer class are needed: ["transformers", "T5TokenizerFast"]')
     index.only("use_mean_velocity", True, "set it to true and pass mean_velocity=False to the run instead")
     index.finish({})
     return str(pipeline)
+
+
+def _is_class_entry(entry: object) -> bool:
+    """Whether it is what model_index.json holds for a component: [library, class]."""
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)
 
 
 def _check_class(config: ConfigFile, component: str) -> None:
@@ -137,7 +151,7 @@ def read_transformer(config: ConfigFile) -> TransformerConfig:
         text_dim=config.whole("text_dim"),
         freq_dim=config.whole("freq_dim", least=2),
         ffn_dim=config.whole("ffn_dim"),
-        num_layers=config.whole("num_layers"),
+        num_layers=config.whole("num_layers", most=MOST_LAYERS),
         cross_attn_norm=config.flag("cross_attn_norm"),
         eps=eps,
         image_dim=config.optional_whole("image_dim"),
@@ -157,7 +171,7 @@ def read_vae(config: ConfigFile) -> VaeConfig:
         decoder_base_dim=config.optional_whole("decoder_base_dim"),
         z_dim=config.whole("z_dim"),
         dim_mult=config.wholes("dim_mult"),
-        num_res_blocks=config.whole("num_res_blocks"),
+        num_res_blocks=config.whole("num_res_blocks", most=MOST_LAYERS),
         attn_scales=config.numbers("attn_scales", []),
         temperal_downsample=config.flags("temperal_downsample"),
         latents_mean=config.numbers("latents_mean"),
@@ -236,7 +250,7 @@ def read_text_encoder(config: ConfigFile) -> TextEncoderConfig:
         d_model=config.whole("d_model"),
         d_kv=config.whole("d_kv"),
         d_ff=config.whole("d_ff"),
-        num_layers=config.whole("num_layers"),
+        num_layers=config.whole("num_layers", most=MOST_LAYERS),
         num_heads=config.whole("num_heads"),
         relative_attention_num_buckets=buckets,
         relative_attention_max_distance=distance,

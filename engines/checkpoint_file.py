@@ -64,11 +64,13 @@ class ConfigFile:
             )
         return self.values.get(key, default)
 
-    def whole(self, key: str, default: Any = _REQUIRED, *, least: int = 1) -> int:
-        """A whole number of at least ``least``."""
+    def whole(self, key: str, default: Any = _REQUIRED, *, least: int = 1, most: int | None = None) -> int:
+        """A whole number of at least ``least``, and of at most ``most`` where that is given."""
         value = self.take(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             self.refuse(key, f"a whole number of at least {least} is needed")
+        if most is not None and value > most:
+            self.refuse(key, f"at most {most} are supported, and no checkpoint known has as many")
         return value
 
     def optional_whole(self, key: str, default: int | None = None) -> int | None:
