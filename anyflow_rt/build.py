@@ -31,7 +31,8 @@ PARITY_LIMIT = 1 << 30
 """Bytes of weights above which parity is checked only where asked for: the reference takes minutes and gigabytes."""
 PARITY_SIZE = VideoSize(num_frames=17, height=192, width=192)
 """The most that parity is checked at; a multiple of what patches of 1, 2, 3 or 4 demand."""
-EXPORT_PACKAGES = ("torch", "onnx", "onnxscript")
+EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "transformers")
+"""What a bundle's contents depend on; transformers makes its tokenizer."""
 
 Report = Callable[[str], None]
 
@@ -117,7 +118,7 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
     ) as writer:
         missing = [name for name in COMPONENT_NAMES if not writer.has_component(name)]
         if missing:
-            _require(EXPORT_PACKAGES, "exporting a checkpoint's graphs")
+            require_packages("exporting a checkpoint's graphs")
             writer.require_space(_estimate(checkpoint).disk)
         changed = bool(missing) or not writer.has_tokenizer or existing is None or defaults != existing.defaults
         if not writer.has_tokenizer:
@@ -245,7 +246,9 @@ def _present(packages: Sequence[str]) -> list[str]:
     return [package for package in packages if importlib.util.find_spec(package) is not None]
 
 
-def _require(packages: Sequence[str], purpose: str) -> None:
-    for package in packages:
-        if package not in _present(packages):
+def require_packages(purpose: str) -> None:
+    """Raise MissingPackageError, naming ``purpose``, unless everything is installed that exporting needs."""
+    present = _present(EXPORT_PACKAGES)
+    for package in EXPORT_PACKAGES:
+        if package not in present:
             raise MissingPackageError(package, "build", purpose)

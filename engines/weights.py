@@ -6,13 +6,13 @@ network larger than memory can be read one layer at a time. Pickled files (.bin,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from anyflow_rt.engines.checkpoint_file import read_json
 from anyflow_rt.engines.checkpoint_shapes import NetworkTensors, Shape
-from anyflow_rt.errors import CheckpointError
+from anyflow_rt.errors import CheckpointError, MissingPackageError
 
 if TYPE_CHECKING:
     import torch
@@ -199,31 +199,6 @@ class WeightReader(Mapping[str, "torch.Tensor"]):
                     f"{self._folder}: tensors {other!r} and {name!r} stand for one and the same but differ; remove one"
                 )
 
-    def load_into(
-        self,
-        module: torch.nn.Module,
-        *,
-        rename: Callable[[str], str] | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        """Fill every parameter and persistent buffer of ``module``, which may be on the meta device.
-
-        ``rename`` turns a name of the module into one of the checkpoint; ``dtype`` converts, None keeps what is
-        stored. Tensors of the checkpoint that the module lacks are left out. Raises CheckpointError where one is
-        missing or has another shape.
-        """
-        state = {}
-        for name, target in module.state_dict().items():
-            source = rename(name) if rename is not None else name
-            if self.shape(source) != tuple(target.shape):
-                raise CheckpointError(
-                    f"{self._where(source)}: tensor {source!r} has shape {_text(self.shape(source))}, but "
-                    f"{type(module).__name__} wants {_text(tuple(target.shape))} for {name!r}"
-                )
-            tensor = self.tensor(source)
-            state[name] = tensor if dtype is None else tensor.to(dtype)
-        module.load_state_dict(state, assign=True)
-
     def _slice(self, name: str) -> Any:
         stored = self._stored_name(name)
         return self._slices[stored][1].get_slice(stored)
@@ -241,8 +216,10 @@ class WeightReader(Mapping[str, "torch.Tensor"]):
 
 
 def _open(path: Path, framework: str) -> Any:
-    from safetensors import SafetensorError, safe_open
-
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise MissingPackageError("safetensors", "build", "reading a checkpoint's weights") from error
     try:
         return safe_open(path, framework=framework)
     except PermissionError:

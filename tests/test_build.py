@@ -17,10 +17,12 @@ from support.checkpoints import make_checkpoint
 from anyflow_rt.build import BuildOptions, BuildReport, build, estimate
 from anyflow_rt.defaults import WAN_VIDEO
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.checkpoint import load_checkpoint
 from anyflow_rt.engines.export import COMPONENT_NAMES
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.locations import default_bundle_path
 from anyflow_rt.errors import BundleError, CheckpointError, MissingPackageError, ParityError, UsageError
+from anyflow_rt.tokenizer import reference_tokenizer
 
 SIZE = {"height": 32, "width": 32, "num_frames": 5}
 
@@ -200,6 +202,25 @@ def test_without_the_build_packages(made: RandomBundle, monkeypatch: pytest.Monk
     monkeypatch.setattr("anyflow_rt.build._present", lambda packages: [])
     with pytest.raises(MissingPackageError, match=r"pip install 'anyflow-rt\[build\]'"):
         rebuild(made)
+
+
+def test_without_transformers_no_other_tokenizer_is_stored(made: RandomBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "transformers" in Bundle.open(made.path).manifest.packages
+    Bundle.open(made.path).tokenizer_path.unlink()
+    before = contents(made.path)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingPackageError, match=r"transformers.*pip install 'anyflow-rt\[build\]'"):
+        rebuild(made)
+    assert contents(made.path) == before
+
+
+def test_a_tokenizer_class_that_transformers_lacks(made: RandomBundle, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(made.checkpoint, tmp_path / "checkpoint"))
+    index = checkpoint / "model_index.json"
+    values = {**json.loads(index.read_text()), "tokenizer": ["transformers", "MagicTokenizer"]}
+    index.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="has no tokenizer 'MagicTokenizer'; name one"):
+        reference_tokenizer(load_checkpoint(checkpoint), tmp_path)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -160,19 +160,6 @@ def test_the_embedding_goes_by_either_of_its_names(base, tmp_path):
     assert "lm_head.weight" not in weights.names()
 
 
-def test_load_into_fills_a_meta_module(base):
-    weights = load_checkpoint(base).weights("vae")
-    with torch.device("meta"):
-        layer = torch.nn.Conv3d(16, 16, 3)
-    weights.load_into(layer, rename=lambda name: f"decoder.mid_block.resnets.0.conv1.{name}", dtype=torch.float64)
-    assert layer.weight.dtype == torch.float64
-    assert torch.equal(layer.weight.float(), weights["decoder.mid_block.resnets.0.conv1.weight"])
-    with pytest.raises(CheckpointError, match=r"conv_in\.weight' has shape \[16, 16, 3, 3, 3\].*\[4, 16, 3, 3, 3\]"):
-        weights.load_into(torch.nn.Conv3d(16, 4, 3), rename=lambda name: f"decoder.conv_in.{name}")
-    with pytest.raises(CheckpointError, match=r"no tensor 'nowhere\.weight'"):
-        weights.load_into(torch.nn.Linear(2, 2), rename=lambda name: f"nowhere.{name}")
-
-
 def test_content_hash_is_the_contents(base, tmp_path):
     original = load_checkpoint(base).content_hash()
     path = shutil.copytree(base, tmp_path / "copy")
