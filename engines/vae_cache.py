@@ -37,20 +37,6 @@ def encoder_caches(vae: VaeConfig) -> tuple[CacheShape, ...]:
     return tuple(_encoder_caches(vae))
 
 
-def decoder_cache_shapes(
-    vae: VaeConfig, batch: int, latent_height: int, latent_width: int
-) -> tuple[tuple[int, int, int, int, int], ...]:
-    """Concrete float32 shapes of ``decoder_caches``, to allocate buffers or zeros from."""
-    return tuple(cache.concrete(batch, latent_height, latent_width) for cache in _decoder_caches(vae))
-
-
-def encoder_cache_shapes(
-    vae: VaeConfig, batch: int, latent_height: int, latent_width: int
-) -> tuple[tuple[int, int, int, int, int], ...]:
-    """Concrete float32 shapes of ``encoder_caches``, to allocate buffers or zeros from."""
-    return tuple(cache.concrete(batch, latent_height, latent_width) for cache in _encoder_caches(vae))
-
-
 def _decoder_caches(vae: VaeConfig) -> Iterator[CacheShape]:
     base = vae.decoder_base_dim or vae.base_dim
     widths = [base * multiple for multiple in (vae.dim_mult[-1], *reversed(vae.dim_mult))]

@@ -196,7 +196,12 @@ def test_decoder_modules_equal_the_reference_however_the_frames_are_grouped(case
         assert_frames(grouped[0], want)
         for one, other in zip(singly[1:], grouped[1:], strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
-    assert [cache.shape for cache in singly[1:]] == list(vae_cache.decoder_cache_shapes(case.vae, 2, 2, 3))
+    assert [cache.shape for cache in singly[1:]] == concrete(vae_cache.decoder_caches(case.vae), 2, 2, 3)
+
+
+def concrete(caches: tuple[vae_cache.CacheShape, ...], *size: int) -> list[tuple[int, ...]]:
+    """Their shapes at a batch, latent height and width."""
+    return [cache.concrete(*size) for cache in caches]
 
 
 @torch.no_grad()
@@ -208,7 +213,7 @@ def test_encoder_modules_equal_the_reference_however_the_frames_are_grouped(case
     for calls in ((1, 1, 1, 1), (1, 3), (1, 2, 1)):
         latents, *caches = stream(*graphs, frames, calls, per_latent=4)
         assert_latents(latents, want)
-        assert [cache.shape for cache in caches] == list(vae_cache.encoder_cache_shapes(case.vae, 2, 2, 3))
+        assert [cache.shape for cache in caches] == concrete(vae_cache.encoder_caches(case.vae), 2, 2, 3)
 
 
 @torch.no_grad()
@@ -283,9 +288,9 @@ def test_graphs_equal_the_reference_at_any_size(
     for size, calls in RUNS:
         latents, frames = random_latents(case, size, sum(calls)), random_frames(case, size, sum(calls))
         decoded, *caches = stream(graphs["vae_decoder_first"], graphs["vae_decoder_next"], latents, calls, 1)
-        assert [cache.shape for cache in caches] == list(vae_cache.decoder_cache_shapes(case.vae, *size))
+        assert [cache.shape for cache in caches] == concrete(vae_cache.decoder_caches(case.vae), *size)
         encoded, *caches = stream(graphs["vae_encoder_first"], graphs["vae_encoder_next"], frames, calls, 4)
-        assert [cache.shape for cache in caches] == list(vae_cache.encoder_cache_shapes(case.vae, *size))
+        assert [cache.shape for cache in caches] == concrete(vae_cache.encoder_caches(case.vae), *size)
         want_frames = reference_frames(case, torch.from_numpy(latents))
         want_latents = reference_latents(case, torch.from_numpy(frames))
         if precision == "fp32":
@@ -301,6 +306,6 @@ def test_graphs_equal_the_reference_at_any_size(
 def test_cache_shapes_need_no_torch() -> None:
     program = (
         "import sys; from anyflow_rt.engines import vae_cache, architecture;"
-        "vae_cache.decoder_cache_shapes(architecture.VaeConfig(), 1, 8, 8); sys.exit('torch' in sys.modules)"
+        "vae_cache.decoder_caches(architecture.VaeConfig()); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-P", "-c", program], check=False).returncode == 0
