@@ -18,12 +18,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         ("vae_decoder", 450.0, "train the decoder on, with the encoder as it is"),
         ("teacher", 1200.0, "train transformer and text encoder by flow matching"),
         ("flow_map", 900.0, "train the forward flow map, from the teacher"),
+        ("on_policy", 900.0, "train the flow map on its own videos, against teacher and critic"),
     ):
         training = stages.add_parser(name, help=purpose)
         training.add_argument(
             "--seconds", type=float, default=seconds, help="training seconds in all (default: %(default)s)"
         )
-        if name != "vae_decoder":
+        if name not in ("vae_decoder", "on_policy"):
             training.add_argument(
                 "--start", type=Path, help="checkpoint directory to begin with, such as the shipped one"
             )
@@ -32,7 +33,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     latents.add_argument("--seed", type=int, default=0, help="which set (default: %(default)s)")
     export = stages.add_parser("export", help="write the checkpoint in the diffusers layout, float16")
     export.add_argument("--out", type=Path, help="directory (default: the one that ships with the package)")
-    export.add_argument("--denoiser", choices=("teacher", "flow_map"), help="whose denoiser (default: the newest)")
+    export.add_argument(
+        "--denoiser", choices=("teacher", "flow_map", "on_policy"), help="whose denoiser (default: the newest)"
+    )
     evaluate = stages.add_parser("evaluate", help="judge samples of held-out prompts")
     evaluate.add_argument("--checkpoint", type=Path, help="directory (default: the one that ships with the package)")
     evaluate.add_argument("--steps", default="1,2,4,8,16,32", help="step counts (default: %(default)s)")
@@ -64,6 +67,10 @@ def main() -> None:
         from anyflow_rt.benchmarks.shapes.recipe import flow_map
 
         flow_map.train(options.seconds, options.start)
+    elif options.stage == "on_policy":
+        from anyflow_rt.benchmarks.shapes.recipe import on_policy
+
+        on_policy.train(options.seconds)
     elif options.stage == "latents":
         from anyflow_rt.benchmarks.shapes.recipe.latents import encode
 

@@ -1,7 +1,7 @@
 """Stage ``export``: the trained networks as a diffusers checkpoint directory, float16 safetensors.
 
-The denoiser is that of the newest stage, the flow map's before the teacher's; before both it is untrained, which
-still gives a runtime the real architecture to load.
+The denoiser is that of the newest stage: on-policy, flow map, teacher; before them all it is untrained, which still
+gives a runtime the real architecture to load.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diffusers import AnyFlowTransformer3DModel
     from transformers import UMT5EncoderModel
 
-DENOISER_STAGES = ("flow_map", "teacher")
+DENOISER_STAGES = ("on_policy", "flow_map", "teacher")
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 
 

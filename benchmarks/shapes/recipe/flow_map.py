@@ -11,7 +11,9 @@ matching), a quarter r = 0, a quarter any r < t. Samples with r != t are re-weig
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +21,10 @@ from anyflow_rt.benchmarks.shapes.recipe.export import denoiser_of, latest_denoi
 from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts
 from anyflow_rt.benchmarks.shapes.recipe.training import Batch, Schedule, train_denoiser
 from anyflow_rt.benchmarks.shapes.recipe.transformer import rotary_table, shifted, velocity
+
+if TYPE_CHECKING:
+    from diffusers import AnyFlowTransformer3DModel
+    from transformers import UMT5EncoderModel
 
 SCHEDULE = Schedule(learning_rate=8e-4, warmup_steps=100, batch_size=32)
 HALF_STEP = 0.005
@@ -41,46 +47,50 @@ def time_weight(time: torch.Tensor) -> torch.Tensor:
     return time * (1 - time).sqrt() / (grid * (1 - grid).sqrt()).mean()
 
 
+def forward_loss(
+    transformer: AnyFlowTransformer3DModel, text_encoder: UMT5EncoderModel, batch: Batch
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss of one batch at random times, and what to log of it."""
+    rotary = rotary_table(transformer, 5, 4, 4)
+    start, end = draw_times(len(batch.latents))
+    jumps = slice(int(len(start) * EQUAL_SHARE), None)
+    mix = start[:, None, None, None, None]
+    along = batch.noise - batch.latents
+    noisy = (1 - mix) * batch.latents + mix * batch.noise
+    target = along.clone()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        prompt, pad_bias = encode_prompts(text_encoder, batch.token_ids, batch.mask)
+        predicted = velocity(transformer, noisy, start, end, prompt, pad_bias, rotary)
+    with torch.no_grad():
+        # In float32: the difference of two nearly equal values is divided by 0.01.
+        sides = [
+            velocity(
+                transformer,
+                noisy[jumps] + step * along[jumps],
+                start[jumps] + step,
+                end[jumps],
+                prompt[jumps].float(),
+                pad_bias[jumps].float(),
+                rotary,
+            )
+            for step in (HALF_STEP, -HALF_STEP)
+        ]
+        interval = (start - end)[jumps, None, None, None, None]
+        target[jumps] -= interval * (sides[0] - sides[1]) / (2 * HALF_STEP)
+    losses = (predicted - target).square().mean(dim=(1, 2, 3, 4))
+    plain, jumped = losses[: jumps.start], losses[jumps]
+    level = plain.detach().mean()
+    balanced = jumped * (level / (jumped.detach() + 1e-5))
+    loss = (torch.cat([plain, balanced]) * time_weight(start)).mean()
+    return loss, {"loss": float(level), "jump_loss": float(jumped.detach().mean())}
+
+
 def train(seconds: float, start: Path | None = None) -> None:
     """Train, or go on training, for a budget of training seconds in all; `start` is a checkpoint to begin with."""
     torch.manual_seed(0)
     transformer, text_encoder = denoiser_of(start) if start else latest_denoiser("teacher")[:2]
     transformer.train()
     text_encoder.train()
-    rotary = rotary_table(transformer, 5, 4, 4)
-
-    def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        start, end = draw_times(len(batch.latents))
-        jumps = slice(int(len(start) * EQUAL_SHARE), None)
-        mix = start[:, None, None, None, None]
-        along = batch.noise - batch.latents
-        noisy = (1 - mix) * batch.latents + mix * batch.noise
-        target = along.clone()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            prompt, pad_bias = encode_prompts(text_encoder, batch.token_ids, batch.mask)
-            predicted = velocity(transformer, noisy, start, end, prompt, pad_bias, rotary)
-        with torch.no_grad():
-            # In float32: the difference of two nearly equal values is divided by 0.01.
-            sides = [
-                velocity(
-                    transformer,
-                    noisy[jumps] + step * along[jumps],
-                    start[jumps] + step,
-                    end[jumps],
-                    prompt[jumps].float(),
-                    pad_bias[jumps].float(),
-                    rotary,
-                )
-                for step in (HALF_STEP, -HALF_STEP)
-            ]
-            interval = (start - end)[jumps, None, None, None, None]
-            target[jumps] -= interval * (sides[0] - sides[1]) / (2 * HALF_STEP)
-        losses = (predicted - target).square().mean(dim=(1, 2, 3, 4))
-        plain, jumped = losses[: jumps.start], losses[jumps]
-        level = plain.detach().mean()
-        balanced = jumped * (level / (jumped.detach() + 1e-5))
-        weights = time_weight(start)
-        loss = (torch.cat([plain, balanced]) * weights).mean()
-        return loss, {"loss": float(level), "jump_loss": float(jumped.detach().mean())}
-
-    train_denoiser("flow_map", seconds, SCHEDULE, transformer, text_encoder, loss_of)
+    train_denoiser(
+        "flow_map", seconds, SCHEDULE, transformer, text_encoder, partial(forward_loss, transformer, text_encoder)
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,11 +77,12 @@ def train_denoiser(
     transformer: AnyFlowTransformer3DModel,
     text_encoder: UMT5EncoderModel,
     loss_of: Callable[[Batch], tuple[torch.Tensor, dict[str, float]]],
+    also_saved: Mapping[str, torch.nn.Module | torch.optim.Optimizer] | None = None,
 ) -> None:
     """Train both networks in place for a budget of training seconds in all, going on from the stage's checkpoint.
 
     ``loss_of`` gives a batch's loss and what to log of it. The checkpoint also holds averaged weights (decay 0.999,
-    less at the start), which are what later stages use.
+    less at the start), which are what later stages use, and what ``also_saved`` names: ``loss_of``'s own networks.
     """
     torch.set_num_threads(TORCH_THREADS)
     stage, interruption, source = StageState(stage_name), Interruption(), BatchSource()
@@ -93,13 +94,15 @@ def train_denoiser(
         parameters, lr=schedule.learning_rate, betas=schedule.betas, weight_decay=0.0, fused=True
     )
     averaged = {name: {k: v.clone() for k, v in network.state_dict().items()} for name, network in networks.items()}
-    clock, step = TrainingClock(seconds), 0
+    clock, step, others = TrainingClock(seconds), 0, also_saved or {}
     saved = stage.load()
     if saved is not None:
         for name, network in networks.items():
             network.load_state_dict(saved[name])
             averaged[name] = saved[f"averaged_{name}"]
         optimizer.load_state_dict(saved["optimizer"])
+        for name, holder in others.items():
+            holder.load_state_dict(saved[name])
         clock, step = TrainingClock(seconds, saved["spent"]), saved["step"]
     torch.manual_seed(step + 1)
     last_save, sums, counted = clock.spent, dict[str, float](), 0
@@ -108,6 +111,7 @@ def train_denoiser(
         stage.save(
             {name: network.state_dict() for name, network in networks.items()}
             | {f"averaged_{name}": weights for name, weights in averaged.items()}
+            | {name: holder.state_dict() for name, holder in others.items()}
             | {"optimizer": optimizer.state_dict(), "spent": clock.spent, "step": step}
         )
         clock.skip()
