@@ -208,7 +208,9 @@ def _export(writer: BundleWriter, checkpoint: Checkpoint, name: str) -> float:
 
 def _compile(bundle: Bundle, engine: str, precision: str) -> None:
     """Compile every component once, so that the first run finds them in the machine's cache."""
-    components = Components(bundle, engine, precision, locations.compiled_cache(bundle.id))
+    components = Components(
+        bundle, engine, precision, locations.compiled_cache(bundle.id), specialize=bundle.defaults.size
+    )
     try:
         components.wait()
     finally:
@@ -236,7 +238,7 @@ def _check_parity(
     found: list[Parity] = []
     for each in dict.fromkeys(("fp32", precision)):
         report(f"comparing {engine} {each} with diffusers")
-        with Runtime(bundle, engine=engine, precision=each) as runtime:
+        with Runtime(bundle, engine=engine, precision=each, specialize=size) as runtime:
             found += check(checkpoint.path, [runtime], size)
         report(f"parity {found[-1]}")
     return tuple(found)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anyflow_rt.components import Components
 from anyflow_rt.engines.engine import Engine
+
+if TYPE_CHECKING:
+    from anyflow_rt.components import Components
 
 POSITIONS_PER_CALL = 256
 """Latent positions worth one decoder call. Below it a call is mostly overhead, so several frames share one; above it
 they would only cost memory."""
 MOST_FRAMES_PER_CALL = 4
+
+
+def latents_per_call(videos: int, height: int, width: int) -> int:
+    """Latent frames of one decoder call; height and width in latent positions."""
+    return max(1, min(MOST_FRAMES_PER_CALL, POSITIONS_PER_CALL // (videos * height * width)))
 
 
 def decode(components: Components, latents: np.ndarray) -> Iterator[np.ndarray]:
@@ -27,7 +35,7 @@ def _chunks(first: Engine, following: Engine, latents: np.ndarray) -> Iterator[n
     out = first.infer(latents=np.ascontiguousarray(latents[:, :1]))
     yield out["frames"]
     videos, _, _, height, width = latents.shape
-    step = max(1, min(MOST_FRAMES_PER_CALL, POSITIONS_PER_CALL // (videos * height * width)))
+    step = latents_per_call(videos, height, width)
     for start in range(1, latents.shape[1], step):
         chunk = np.ascontiguousarray(latents[:, start : start + step])
         caches = {name: out[f"next_{name}"] for name in following.inputs if name != "latents"}

@@ -41,11 +41,17 @@ def load(bundle: str | Path | None = None, *, engine: str | None = None, precisi
 
 
 def open_runtime(
-    bundle: str | Path | None = None, *, engine: str | None = None, precision: str | None = None
+    bundle: str | Path | None = None,
+    *,
+    engine: str | None = None,
+    precision: str | None = None,
+    specialize: bool = True,
+    single_use: bool = False,
 ) -> Runtime:
-    """``load`` without waiting: the engines go on opening in the background."""
+    """``load`` without waiting: the engines go on opening in the background. ``specialize`` and ``single_use`` are
+    ``Runtime``'s."""
     path = _shapes_bundle() if bundle is None else Path(bundle)
-    return Runtime(Bundle.open(path), engine=engine, precision=precision)
+    return Runtime(Bundle.open(path), engine=engine, precision=precision, specialize=specialize, single_use=single_use)
 
 
 def _shapes_bundle() -> Path:

@@ -18,6 +18,7 @@ from anyflow_rt.decoding import decode
 from anyflow_rt.engines import geometry, locations, registry
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.export import EXPORT_VERSION
+from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.mend import rebuild_command
 from anyflow_rt.errors import BundleError, UsageError
 from anyflow_rt.noise import initial_noise
@@ -38,8 +39,19 @@ class Runtime:
     One call at a time: the engines are shared between calls.
     """
 
-    def __init__(self, bundle: Bundle, *, engine: str | None = None, precision: str | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        engine: str | None = None,
+        precision: str | None = None,
+        specialize: bool | VideoSize = True,
+        single_use: bool = False,
+    ) -> None:
         """Start opening the engines; each call waits for an engine where it first needs it.
+
+        specialize: the size of single videos that engines are made for; True is the bundle's default size, False none.
+        single_use: one call is all there will be, so each engine is closed once it is done with.
 
         Raises UsageError for an engine or precision of no known name, MissingPackageError for an engine that is not
         installed, BundleError for a bundle of another version.
@@ -59,7 +71,14 @@ class Runtime:
         self.precision = usual if precision is None else precision
         registry.check_precision(self.engine, self.precision)
         self._tokenizer = PromptTokenizer(bundle.tokenizer_path)
-        self._components = Components(bundle, self.engine, self.precision, locations.compiled_cache(bundle.id))
+        self._components = Components(
+            bundle,
+            self.engine,
+            self.precision,
+            locations.compiled_cache(bundle.id),
+            specialize=(bundle.defaults.size if specialize else None) if isinstance(specialize, bool) else specialize,
+            single_use=single_use,
+        )
 
     def generate(
         self,
@@ -199,6 +218,7 @@ class _Run:
         )
         noise = initial_noise(request.seed, request.videos, size.channels, size.frames, size.height, size.width)
         latents, self._jumps = run_plan(self._components, sampling, request.plan, noise, on_step)
+        self._components.finish_stage("denoiser")
         return latents
 
     def frames(self, latents: np.ndarray) -> Iterator[np.ndarray]:
@@ -243,4 +263,5 @@ class _Run:
             conditioning, seconds = condition(self._components, tokens, request.max_sequence_length, request.num_videos)
             found.append(conditioning)
             self._conditioning += seconds
+        self._components.finish_stage("conditioner")
         return found

@@ -11,12 +11,13 @@ Opening checks the schema and that every file is there at its size, which takes 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle_files import content_fault, size_fault
-from anyflow_rt.engines.manifest import MANIFEST_NAME, Defaults, Manifest
+from anyflow_rt.engines.manifest import MANIFEST_NAME, ComponentRecord, Defaults, Manifest
 from anyflow_rt.engines.mend import build_command, rebuild_command
 from anyflow_rt.errors import BundleError
 
@@ -66,17 +67,25 @@ class Bundle:
 
     def component_path(self, name: str) -> Path:
         """The ONNX graph of a component. Raises BundleError where the bundle has none of that name."""
-        components = {component.name: component for component in self.manifest.components}
-        if name not in components:
-            there = ", ".join(sorted(components)) or "none"
-            raise BundleError(f"the bundle {self.path} has no component {name!r} (it has {there}); {self._mend()}")
-        return self.path / components[name].files[0].path
+        return self.path / self._component(name).files[0].path
+
+    def component_hash(self, name: str) -> str:
+        """sha256 (hex) over the hashes of a component's files: equal where graph and weights are."""
+        hashes = "".join(file.sha256 for file in self._component(name).files)
+        return hashlib.sha256(hashes.encode()).hexdigest()
 
     def verify(self) -> None:
         """Read every file and compare its hash. Raises BundleError that names each file that differs."""
         faults = [fault for file in self.manifest.files() if (fault := content_fault(self.path, file))]
         if faults:
             raise BundleError(f"the bundle {self.path} is damaged: {', '.join(faults)}; {_force(self.path)}")
+
+    def _component(self, name: str) -> ComponentRecord:
+        components = {component.name: component for component in self.manifest.components}
+        if name not in components:
+            there = ", ".join(sorted(components)) or "none"
+            raise BundleError(f"the bundle {self.path} has no component {name!r} (it has {there}); {self._mend()}")
+        return components[name]
 
     def _mend(self) -> str:
         return f"build it again with  {rebuild_command(self.path)}"

@@ -45,12 +45,17 @@ class EngineOptions:
     one directory a bundle. threads: worker threads of one call, None for the engine's own choice.
     compute_type: shell patterns of the float32 inputs and outputs that only pass from one component to another
     (caches, keys and values); at bf16 an engine may take and give them as bfloat16 and spare the conversions.
+    usual_shapes: (input, shape) of the calls to be quickest at, None for a size that changes between them; all other
+    shapes still work. model_hash: of the model's files where it is known, so that compiled forms of equal models are
+    shared; without it their size and time tell them apart.
     """
 
     precision: str = "fp32"
     cache_dir: Path | None = None
     threads: int | None = None
     compute_type: tuple[str, ...] = ()
+    usual_shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = ()
+    model_hash: str | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

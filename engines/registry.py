@@ -83,6 +83,8 @@ def open_engine(
     cache_dir: str | Path | None = None,
     threads: int | None = None,
     compute_type: tuple[str, ...] = (),
+    usual_shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = (),
+    model_hash: str | None = None,
 ) -> Engine:
     """Load the ONNX file ``model_path`` into the engine ``name``; the options are ``EngineOptions``'.
 
@@ -91,4 +93,5 @@ def open_engine(
     check_engine_name(name)
     check_precision(name, precision)
     cache = None if cache_dir is None else Path(cache_dir)
-    return _ENGINES[name]()(model_path, EngineOptions(precision, cache, threads, compute_type))
+    options = EngineOptions(precision, cache, threads, compute_type, usual_shapes, model_hash)
+    return _ENGINES[name]()(model_path, options)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support.graphs import CHANNELS, values, write_graphs
 
-from anyflow_rt.engines import openvino, openvino_package, registry
+from anyflow_rt.engines import openvino, openvino_cache, openvino_package, registry
 from anyflow_rt.engines.registry import open_engine
 from anyflow_rt.errors import EngineError
 
@@ -56,7 +56,7 @@ def test_compiled_models_are_kept(graphs, tmp_path: Path, monkeypatch: pytest.Mo
     first = run()
     (blob,) = cache.iterdir()
     with monkeypatch.context() as patch:
-        patch.setattr(openvino.OpenVinoEngine, "_read_model", lambda self: pytest.fail("compiled again"))
+        patch.setattr(openvino.OpenVinoEngine, "_read_model", lambda self, usual: pytest.fail("compiled again"))
         np.testing.assert_array_equal(run(), first)
     blob.write_bytes(blob.read_bytes()[:1000])
     with caplog.at_level(logging.WARNING):
@@ -69,7 +69,7 @@ def test_compiled_models_are_kept(graphs, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_large_models_are_left_to_openvinos_cache(graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "BLOB_LIMIT", 0)
+    monkeypatch.setattr(openvino_cache, "BLOB_LIMIT", 0)
     results = []
     for _ in range(2):
         with open_engine("openvino", graphs["flow"], precision="fp32", cache_dir=tmp_path / "cache") as engine:
@@ -97,3 +97,24 @@ def test_loading_is_light(graphs: dict[str, Path]) -> None:
         f"import openvino; openvino.convert_model({str(graphs['flow'])!r})\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
+
+
+def test_usual_shapes_are_compiled_apart_and_others_still_run(graphs: dict[str, Path], tmp_path: Path) -> None:
+    usual = (("latents", (1, 3, CHANNELS, 4, None)),)
+    options = {"precision": "fp32", "cache_dir": tmp_path, "usual_shapes": usual, "model_hash": "a"}
+    with open_engine("openvino", graphs["flow"], precision="fp32") as plain:
+        for width in (4, 6):
+            arrays = {"latents": values(1, 3, CHANNELS, 4, width), "interval": values(1, 3)}
+            with open_engine("openvino", graphs["flow"], **options) as engine:
+                np.testing.assert_allclose(engine.infer(**arrays)["moved"], plain.infer(**arrays)["moved"], rtol=1e-6)
+            assert len(list(tmp_path.iterdir())) == 1, "the usual model serves a free size"
+        with open_engine("openvino", graphs["flow"], **options) as engine:
+            arrays = {"latents": LATENTS, "interval": INTERVAL}
+            np.testing.assert_allclose(engine.infer(**arrays)["moved"], plain.infer(**arrays)["moved"], rtol=1e-6)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("usual", [("latents", (1, 3, CHANNELS + 1, 4, 4)), ("nothing", (1,))])
+def test_usual_shapes_that_do_not_fit(graphs: dict[str, Path], usual) -> None:
+    with pytest.raises(EngineError, match="usual shapes"):
+        open_engine("openvino", graphs["flow"], precision="fp32", usual_shapes=(usual,))

@@ -54,6 +54,8 @@ PASSED_ON = (
     "quality",
 )
 
+SIZE_OPTIONS = {"height", "width", "num_frames", "num_videos"}
+
 
 def execute(options: argparse.Namespace) -> dict[str, Any]:
     """Run, report on stderr, and return the values of ``--json``."""
@@ -62,7 +64,13 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(options, name) for name in PASSED_ON if getattr(options, name) is not None}
     prompt = options.prompt[0] if len(options.prompt) == 1 else options.prompt
     # Not load(): the engines go on opening while the prompt is read.
-    with open_runtime(options.bundle, engine=options.engine, precision=options.precision) as runtime:
+    with open_runtime(
+        options.bundle,
+        engine=options.engine,
+        precision=options.precision,
+        specialize=len(options.prompt) == 1 and not given.keys() & SIZE_OPTIONS,
+        single_use=True,
+    ) as runtime:
         loaded = process_seconds()
         with Progress("step") as progress:
             result = runtime.generate_to_file(
