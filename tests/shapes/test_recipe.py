@@ -1,4 +1,4 @@
-"""Training's quick forms equal the slow ones of diffusers; the shipped checkpoint loads and works."""
+"""Training's forms equal those of diffusers; the shipped checkpoint loads and works."""
 
 from pathlib import Path
 
@@ -9,7 +9,6 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 from anyflow_rt.benchmarks.shapes.captions import held_out_prompts  # noqa: E402
-from anyflow_rt.benchmarks.shapes.recipe.convolution import train_quickly  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.evaluate import FIRST_SEED, decode, interval, sample  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.state import StageState, TrainingClock, shipped_checkpoint  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts, new_text_encoder, new_tokenizer  # noqa: E402
@@ -43,21 +42,11 @@ def test_velocity_equals_diffusers_with_512_prompt_positions() -> None:
     assert float((quick - slow).norm() / slow.norm()) < 1e-5
 
 
-def test_quick_convolutions_give_the_same_frames_and_gradients() -> None:
-    torch.manual_seed(0)
-    plain = new_vae()
-    quick = new_vae()
-    quick.load_state_dict(plain.state_dict())
-    train_quickly(quick)
-    pixels = draw_batch(np.random.default_rng(0), 1, 9)
-    results = []
-    for vae in (plain, quick):
-        restored = decode_unclamped(vae, vae.encode(pixels).latent_dist.mode())
-        (restored - pixels).square().mean().backward()
-        results.append(restored.detach())
-    assert torch.allclose(*results, atol=1e-4)
-    for (name, one), (_, other) in zip(plain.named_parameters(), quick.named_parameters(), strict=True):
-        assert float((one.grad - other.grad).norm()) <= 1e-3 * float(one.grad.norm()) + 1e-7, name
+def test_decoding_unclamped_equals_decoding_inside_the_clamp() -> None:
+    torch.manual_seed(1)
+    vae, latents = new_vae().eval(), 0.1 * torch.randn(1, 16, 3, 4, 4)
+    with torch.no_grad():
+        assert torch.allclose(decode_unclamped(vae, latents).clamp(-1, 1), vae.decode(latents).sample, atol=1e-5)
 
 
 def test_sample_and_decode_equal_the_pipeline(pipeline: "diffusers.AnyFlowPipeline") -> None:
