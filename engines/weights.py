@@ -17,6 +17,9 @@ from anyflow_rt.errors import CheckpointError, MissingPackageError
 if TYPE_CHECKING:
     import torch
 
+Weights = Mapping[str, "torch.Tensor"]
+"""A network's tensors by their names in the checkpoint; a ``WeightReader`` reads each when it is asked for."""
+
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -92,7 +95,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
     return tuple(index.parent / name for name in names)
 
 
-class WeightReader(Mapping[str, "torch.Tensor"]):
+class WeightReader(Weights):
     """The tensors of one network by name; a mapping, so it goes wherever a state dict does.
 
     ``files`` are those of ``find_weight_files``. Opening raises CheckpointError for a damaged file; ``check`` compares

@@ -19,8 +19,7 @@ from anyflow_rt.engines.export import text_encoder, transformer, vae_decoder, va
 from anyflow_rt.engines.export.onnx import Axes, GraphInput, export_module, export_shape_free
 from anyflow_rt.engines.geometry import PAD_KEYS
 from anyflow_rt.engines.vae_cache import CacheShape
-
-Weights = Mapping[str, Tensor]
+from anyflow_rt.engines.weights import Weights
 
 _B, _F, _K, _S, _H, _W = 2, 3, 2, 5, 4, 6
 """Example sizes: none is 1, which the exporter would bake in, and none equals another of the same input."""

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class GraphInput:
 
 
 def export_module(
-    module: nn.Module, inputs: Mapping[str, GraphInput], outputs: Mapping[str, Axes], path: Path, **constants: object
+    module: nn.Module, inputs: Mapping[str, GraphInput], outputs: Mapping[str, Axes], path: Path
 ) -> None:
     """Write ``module`` to ``path`` as ONNX, its weights to ``<path>.data`` beside it.
 
@@ -48,16 +49,7 @@ def export_module(
         prefer_deferred_runtime_asserts_over_guards=True,
     )
     with _quiet():
-        onnx_program = torch.onnx.export(
-            program,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-        )
-    assert onnx_program is not None
+        onnx_program = _to_onnx(program, inputs, outputs, optimize=True)
     _name_axes(onnx_program.model.graph, inputs, outputs)
     onnx_program.save(str(path), external_data=True)
 
@@ -70,18 +62,9 @@ def export_shape_free(
     The module is traced at the example sizes; all shapes the tracer noted are then dropped before anything is folded.
     """
     with _quiet():
-        onnx_program = torch.onnx.export(
-            module.eval().requires_grad_(False),
-            args=(),
-            kwargs=_arguments(module, {name: value.example.contiguous() for name, value in inputs.items()}),
-            input_names=list(inputs),
-            output_names=list(outputs),
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=False,
-            verbose=False,
-        )
-        assert onnx_program is not None
+        examples = _arguments(module, {name: value.example.contiguous() for name, value in inputs.items()})
+        module = module.eval().requires_grad_(False)
+        onnx_program = _to_onnx(module, inputs, outputs, args=(), kwargs=examples, optimize=False)
         graph = onnx_program.model.graph
         for node in graph.all_nodes():
             for value in node.outputs:
@@ -89,6 +72,26 @@ def export_shape_free(
         _name_axes(graph, inputs, outputs)
         onnx_program.optimize()
     onnx_program.save(str(path), external_data=True)
+
+
+def _to_onnx(
+    traced: nn.Module | torch.export.ExportedProgram,
+    inputs: Mapping[str, GraphInput],
+    outputs: Mapping[str, Axes],
+    **options: Any,
+) -> torch.onnx.ONNXProgram:
+    """``torch.onnx.export`` as every graph of ours wants it."""
+    onnx_program = torch.onnx.export(
+        traced,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+        **options,
+    )
+    assert onnx_program is not None
+    return onnx_program
 
 
 def _arguments(module: nn.Module, values: Mapping[str, object]) -> dict[str, object]:

@@ -13,7 +13,7 @@ arithmetic, because a logarithm in the graph could fall to the other side of a b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -21,9 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anyflow_rt.engines.architecture import TextEncoderConfig
+from anyflow_rt.engines.weights import Weights
 from anyflow_rt.errors import CheckpointError
-
-Weights = Mapping[str, Tensor]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

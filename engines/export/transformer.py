@@ -18,7 +18,6 @@ Weights are taken by the names they have in the checkpoint.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +25,7 @@ from torch import Tensor, nn
 
 from anyflow_rt.engines.architecture import TransformerConfig
 from anyflow_rt.engines.geometry import PAD_KEYS
-
-Weights = Mapping[str, Tensor]
-"""The checkpoint's tensors by name, read when they are asked for."""
+from anyflow_rt.engines.weights import Weights
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

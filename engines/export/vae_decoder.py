@@ -21,9 +21,9 @@ from anyflow_rt.engines.export.vae_layers import (
     Pointwise,
     ResidualBlock,
     Upsample,
-    Weights,
     spread_channels,
 )
+from anyflow_rt.engines.weights import Weights
 
 
 def build_first(vae: VaeConfig, weights: Weights) -> VaeDecoder:

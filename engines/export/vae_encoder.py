@@ -22,9 +22,9 @@ from anyflow_rt.engines.export.vae_layers import (
     MidBlock,
     Pointwise,
     ResidualBlock,
-    Weights,
     pool_channels,
 )
+from anyflow_rt.engines.weights import Weights
 
 
 def build_first(vae: VaeConfig, weights: Weights) -> VaeEncoder:

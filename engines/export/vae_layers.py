@@ -12,15 +12,14 @@ convolution describe the layout that fast convolutions use anyway.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anyflow_rt.engines.export.shape_free import Size, reshape, reshape_by
-
-Weights = Mapping[str, Tensor]
+from anyflow_rt.engines.weights import Weights
 
 # The reference bounds the norm below by 1e-12. This is far below the mean square of any activation that matters, and
 # gives 0 for a position whose channels are all 0, as the reference does.
