@@ -31,9 +31,7 @@ class GraphInput:
     axes: Axes
 
 
-def export_module(
-    module: nn.Module, inputs: Mapping[str, GraphInput], outputs: Mapping[str, Axes], path: Path
-) -> None:
+def export_module(module: nn.Module, inputs: Mapping[str, GraphInput], outputs: Mapping[str, Axes], path: Path) -> None:
     """Write ``module`` to ``path`` as ONNX, its weights to ``<path>.data`` beside it.
 
     ``inputs`` are passed by name, in the order of ``module.forward``; ``outputs`` names the results and their axes in
