@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from anyflow_rt.sampling.forecast import Forecaster
-from anyflow_rt.sampling.limits import Limits
+from anyflow_rt.sampling.limits import NO_LIMITS, Limits
 from anyflow_rt.sampling.planner import Choice, Position, Tables, choose
 
 UNMEASURED_STEPS = 4
@@ -67,7 +67,7 @@ class Controller:
         *,
         deadline: float,
         confidence: float,
-        limits: Limits = Limits(),
+        limits: Limits = NO_LIMITS,
         clock: Callable[[], float] = time.perf_counter,
         start: float | None = None,
     ) -> None:

@@ -10,7 +10,9 @@ kept. Looking back, what the next k jumps and the decoder really took, over what
 at each of those moments, and required(k) = L_now (k + D) Q_k(confidence), Q_k the quantile of e_k. Independent
 noise averages out in e_k, a spike counts once, bursts that begin within k jumps and a ratio that reacts late are in
 it as often as they happened. Moments are grouped by how fast the machine was then (slow machines recover, fast ones do
-not get faster), and only the present group's count where there are enough. With few moments n, Q_k is
+not get faster), and only the present group's count where there are enough. Before a run's first jump, what runs share
+is still unknown: there the larger counts of that Q_k and of the one over past runs' starts (a run shorter than k
+standing for one of k, as if it had gone on like that). With few moments n, Q_k is
 drawn towards the prior 1 + z sqrt(w^2 / (k + D) + b^2) (z the normal quantile, w independent, b common spread):
 (m Q + PRIOR_WEIGHT prior) / (m + PRIOR_WEIGHT), m = n / sqrt(k), as overlapping moments tell less than n.
 
@@ -33,7 +35,9 @@ from anyflow_rt.sampling.schedule import GRID_INTERVALS
 HORIZONS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 SLOW, FAST = 1.3, 0.77
 """Ratios of the level to the typical jump beyond which a moment counts as slow or fast."""
+ALL, IN_FAST, IN_USUAL, IN_SLOW, STARTS = range(5)
 ENOUGH_MOMENTS = 64
+NO_MOMENTS = np.zeros(0)
 PRIOR_WEIGHT = 16.0
 PRIOR_INDEPENDENT, PRIOR_COMMON = 0.1, 0.1
 INTERPOLATION_MARGIN = 1.25
@@ -41,6 +45,8 @@ DECODE_GUESS = 4.0
 """Jumps that decoding is taken for where it was never measured."""
 FIRST_CALL_GUESS = 2.0
 """Times a warm call that a first call is taken for where none was measured."""
+TO_DEVIATION = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 REFRESH_SHARE = 16
 """Tables are made again when the history has changed by one run in this many."""
 
@@ -70,14 +76,15 @@ class Forecaster:
         self._provisional = False
         self._runs: deque[_Run] = deque(maxlen=MAX_RUNS)
         self._cold: set[str] = set()
+        self._compared: set[str] = set()
+        """Stages whose warm time in jumps was measured: those that tell how fast the machine is."""
         self._run = _Run()
         self._since_refresh = 0
         self._relative = dict.fromkeys(STAGES, 0.0) | {"decode": DECODE_GUESS if decode else 0.0}
         self._moments: dict[tuple[int, int], np.ndarray] = {}
-        self._factors: dict[tuple[float, int], list[float]] = {}
-        if history.interpolated:
-            self._set_relative([_Run(_stages(run), list(run.jumps)) for run in history.runs])
-        else:
+        self._factors: dict[tuple[float, int, bool], list[float]] = {}
+        self._set_relative([_Run(_stages(run), list(run.jumps)) for run in history.runs])
+        if not history.interpolated:
             self._replay(history)
         self._cold = set() if warm else set(STAGES)
 
@@ -118,7 +125,7 @@ class Forecaster:
         else:
             (run.first if cold else run.seconds)[stage] = seconds
             expected = self._relative[stage] * (self._typical or 0.0)
-            if expected > 0 and not cold:
+            if expected > 0 and not cold and stage in self._compared:
                 self._ratio.observe(seconds / expected, 0.5 * min(1.0, self._relative[stage]))
         self._cold.discard(stage)
 
@@ -180,14 +187,10 @@ class Forecaster:
             run.levels.append(level or seconds)
 
     def _cold_extra(self, stages: tuple[str, ...], confidence: float) -> float:
-        wanted = {"jump", "text", "conditioner"} | ({"decode"} & self._flag(self._decode, "decode"))
-        wanted |= self._flag(self._encode, "encode")
-        extra = sum(self._first_call(stage, confidence) for stage in stages if stage in self._cold & wanted)
-        return extra * max(1.0, self._ratio.value) if extra else 0.0
-
-    @staticmethod
-    def _flag(on: bool, stage: str) -> set[str]:
-        return {stage} if on else set()
+        """What the first calls that these stages still have to make take more than warm ones."""
+        skipped = {stage for stage, runs in (("decode", self._decode), ("encode", self._encode)) if not runs}
+        extra = sum(self._first_call(stage, confidence) for stage in stages if stage in self._cold - skipped)
+        return extra * max(1.0, self._ratio.value)
 
     def _first_call(self, stage: str, confidence: float) -> float:
         """What a first call takes more than a warm one."""
@@ -198,28 +201,29 @@ class Forecaster:
     def _table(self, confidence: float) -> list[float]:
         """(k + D) Q_k for k = 0..32, never descending."""
         level = self._ratio.value
-        group = 2 if level > SLOW else 0 if level < FAST else 1
-        found = self._factors.get((confidence, group))
+        group = IN_SLOW if level > SLOW else IN_FAST if level < FAST else IN_USUAL
+        starting = not self._run.jumps and "jump" not in self._run.first
+        found = self._factors.get((confidence, group, starting))
         if found is None:
             decode = self._relative["decode"]
-            spreads = [self._spread(confidence, group, horizon) for horizon in HORIZONS]
+            spreads = [self._spread(confidence, group, horizon, starting) for horizon in HORIZONS]
             every = np.interp(np.arange(GRID_INTERVALS + 1), HORIZONS, spreads)
             values = (np.arange(GRID_INTERVALS + 1) + decode) * every
-            found = self._factors[confidence, group] = np.maximum.accumulate(values).tolist()
+            found = self._factors[confidence, group, starting] = np.maximum.accumulate(values).tolist()
         return found
 
-    def _spread(self, confidence: float, group: int, horizon: int) -> float:
-        """Q_k."""
+    def _spread(self, confidence: float, group: int, horizon: int, starting: bool) -> float:
+        """Q_k. ``starting``: the run has made no jump yet."""
         margin = INTERPOLATION_MARGIN if self.interpolated else 1.0
         prior = self._prior(confidence, horizon + self._relative["decode"]) * margin
-        moments = self._moments.get((group, horizon), ())
+        moments = self._moments.get((group, horizon), NO_MOMENTS)
         if len(moments) < ENOUGH_MOMENTS:
-            moments = self._moments.get((-1, horizon), ())
-        if not len(moments):
-            return prior
-        rank = min(math.ceil((len(moments) + 1) * confidence), len(moments)) - 1
-        weight = len(moments) / math.sqrt(max(1, horizon))
-        return (weight * float(moments[rank]) + PRIOR_WEIGHT * prior) / (weight + PRIOR_WEIGHT)
+            moments = self._moments.get((ALL, horizon), NO_MOMENTS)
+        found = _shrunk(moments, confidence, prior, len(moments) / math.sqrt(max(1, horizon)))
+        starts = self._moments.get((STARTS, horizon), NO_MOMENTS)
+        if starting and len(starts) >= ENOUGH_MOMENTS:
+            found = max(found, _shrunk(starts, confidence, prior, len(starts)))
+        return found
 
     @staticmethod
     def _prior(confidence: float, jumps: float) -> float:
@@ -236,6 +240,10 @@ class Forecaster:
         return max(found[rank], prior) if len(found) < PRIOR_WEIGHT else found[rank]
 
     def _replay(self, history: History) -> None:
+        """Live through the history again: what would have been expected at each of its moments."""
+        noise = [abs(math.log(x / middle)) for run in history.runs if (middle := _middle(run)) for x in run.jumps if x]
+        if noise:
+            self._ratio.set_spread(TO_DEVIATION * statistics.median(noise))
         for times in history.runs:
             self._run = _Run()
             for stage in ("text", "conditioner"):
@@ -264,26 +272,26 @@ class Forecaster:
         if self._typical:
             self._ratio.rescale(typical / self._typical)
         self._typical = typical
-        self._ratio.set_spread(float(1.4826 * np.median(np.abs(np.log(jumps / levels)))))
+        self._ratio.set_spread(float(TO_DEVIATION * np.median(np.abs(np.log(jumps / levels)))))
         self._moments = self._look_back(runs, jumps, levels, typical)
 
     def _look_back(
         self, runs: list[_Run], jumps: np.ndarray, levels: np.ndarray, typical: float
     ) -> dict[tuple[int, int], np.ndarray]:
-        """Sorted e_k by (group, k); group -1 is all of them, 0 fast, 1 usual, 2 slow."""
+        """Sorted e_k by (group, k)."""
         decode = self._relative["decode"]
         tails = [run.seconds.get("decode", math.nan) if self._decode else 0.0 for run in runs]
         ends = np.array(tails)
         if np.isnan(ends).all():  # only first calls were seen, and those are added on their own
             ends = np.array([decode * run.levels[-1] for run in runs])
         tail = np.repeat(ends, [len(run.jumps) for run in runs])[-len(jumps) :]
-        group = np.where(levels > SLOW * typical, 2, np.where(levels < FAST * typical, 0, 1))
+        group = np.where(levels > SLOW * typical, IN_SLOW, np.where(levels < FAST * typical, IN_FAST, IN_USUAL))
         total = np.concatenate([[0.0], np.cumsum(jumps)])
         found: dict[tuple[int, int], np.ndarray] = {}
         for horizon in HORIZONS:
             if horizon == 0:
                 last = np.array([run.levels[-1] for run in runs])
-                errors, groups = ends / (last * max(decode, 1e-9)), np.ones(len(ends), int)
+                errors, groups = ends / (last * max(decode, 1e-9)), np.full(len(ends), IN_USUAL)
             elif horizon > len(jumps):
                 continue
             else:
@@ -292,9 +300,11 @@ class Forecaster:
                 errors, groups = took / (levels[:count] * (horizon + decode)), group[:count]
             kept = np.isfinite(errors)
             errors, groups = errors[kept], groups[kept]
-            found[-1, horizon] = np.sort(errors)
-            for each in range(3):
+            found[ALL, horizon] = np.sort(errors)
+            for each in (IN_FAST, IN_USUAL, IN_SLOW):
                 found[each, horizon] = np.sort(errors[groups == each])
+            if horizon:
+                found[STARTS, horizon] = _from_starts(runs, horizon, decode)
         return found
 
     def _set_relative(self, runs: list[_Run]) -> None:
@@ -305,12 +315,37 @@ class Forecaster:
                 continue
             if shares:
                 self._relative[stage] = statistics.median(shares[-TYPICAL_JUMPS:])
+                self._compared.add(stage)
             elif (first := self._history.first_quantile(stage, 0.5)) and self._typical:
                 self._relative[stage] = first / self._typical
 
 
+def _shrunk(moments: np.ndarray, confidence: float, prior: float, weight: float) -> float:
+    """The quantile of sorted moments, drawn towards the prior's as if that were ``PRIOR_WEIGHT`` of them."""
+    if not len(moments):
+        return prior
+    rank = min(math.ceil((len(moments) + 1) * confidence), len(moments)) - 1
+    return (weight * float(moments[rank]) + PRIOR_WEIGHT * prior) / (weight + PRIOR_WEIGHT)
+
+
+def _from_starts(runs: list[_Run], horizon: int, decode: float) -> np.ndarray:
+    """Sorted e_k at the first jumps of the runs whose decoding was measured."""
+    found = []
+    for run in runs:
+        tail = run.seconds.get("decode") if decode else 0.0
+        if tail is not None:
+            jumps = run.jumps[:horizon]
+            found.append((sum(jumps) + tail) / (run.levels[0] * (len(jumps) + decode)))
+    return np.sort(np.array(found))
+
+
 def _has(run: _Run, stage: str) -> bool:
     return stage in run.seconds and bool(run.jumps) and min(run.jumps) > 0
+
+
+def _middle(times: RunTimes) -> float | None:
+    """The run's median jump, where it has several."""
+    return statistics.median(times.jumps) if len(times.jumps) > 1 else None
 
 
 def _stages(times: RunTimes) -> dict[str, float]:

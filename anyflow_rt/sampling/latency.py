@@ -132,7 +132,8 @@ def quantile(samples: Sequence[float], confidence: float) -> float | None:
 
 def bounded(runs: Sequence[RunTimes], most_jumps: int = MAX_JUMPS) -> tuple[RunTimes, ...]:
     """The newest runs that are at most ``MAX_RUNS`` and hold at most ``most_jumps`` jumps; always the newest one."""
-    kept, jumps = [], 0
+    kept: list[RunTimes] = []
+    jumps = 0
     for run in reversed(runs[-MAX_RUNS:]):
         jumps += len(run.jumps)
         if kept and jumps > most_jumps:

@@ -33,6 +33,9 @@ class Limits:
         object.__setattr__(self, "preview_after", counts)
 
 
+NO_LIMITS = Limits()
+
+
 def check_budget(budget: object) -> float:
     """Seconds as a float. Raises UsageError unless a finite number above 0: no text, no bool, no NaN."""
     return _number("budget", budget, math.inf, "a number of seconds above 0")

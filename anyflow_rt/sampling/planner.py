@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from anyflow_rt.sampling.limits import Limits
+from anyflow_rt.sampling.limits import NO_LIMITS, Limits
 from anyflow_rt.sampling.quality import Quality, even_next
 from anyflow_rt.sampling.schedule import GRID_INTERVALS
 
@@ -92,11 +92,17 @@ def make_tables(quality: Quality, *, non_uniform: bool = True) -> Tables:
             costs[node].append(cost)
             stops[node].append(end)
     lowest = [[0.0, *accumulate(row[1:], min)] for row in costs]
-    return Tables(quality, non_uniform, *(tuple(map(tuple, rows)) for rows in (costs, stops, lowest)))
+    return Tables(
+        quality,
+        non_uniform,
+        costs=tuple(map(tuple, costs)),
+        stops=tuple(map(tuple, stops)),
+        lowest=tuple(map(tuple, lowest)),
+    )
 
 
 def choose(
-    tables: Tables, required: Sequence[float], remaining: float, position: Position, limits: Limits = Limits()
+    tables: Tables, required: Sequence[float], remaining: float, position: Position, limits: Limits = NO_LIMITS
 ) -> Choice:
     """The plan from here. ``required[k]``, k = 0..node: predicted seconds for k more jumps and all that follows, at
     the asked confidence, not descending. ``remaining``: seconds to the deadline; negative where it has passed.

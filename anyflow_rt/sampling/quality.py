@@ -118,7 +118,8 @@ def fit_quality(calibration: Calibration | None) -> Quality:
 
 def envelope(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
     """Knots (sum ascending, value never ascending): every sum gets the best value of any sum at least as large."""
-    best, knots = -math.inf, []
+    best = -math.inf
+    knots: list[tuple[float, float]] = []
     for cost, value in sorted(points, key=lambda point: (-point[0], point[1])):
         best = max(best, value)
         if knots and knots[-1][0] == cost:

@@ -20,7 +20,7 @@ from anyflow_rt.errors import UsageError
 from anyflow_rt.sampling.controller import Controller
 from anyflow_rt.sampling.forecast import Forecaster
 from anyflow_rt.sampling.latency import History, RunTimes
-from anyflow_rt.sampling.limits import Limits
+from anyflow_rt.sampling.limits import NO_LIMITS, Limits
 from anyflow_rt.sampling.planner import Tables
 from anyflow_rt.sampling.schedule import GRID_INTERVALS
 
@@ -56,6 +56,9 @@ class Bursts:
     burst: float = 2.0
     slowest: float = 2.6
     fastest: float = 1.6
+
+
+USUAL_BURSTS = Bursts()
 
 
 class Machine:
@@ -141,7 +144,7 @@ def profile(costs: Costs, rng: np.random.Generator, *, runs: int = 20, factor: f
     )
 
 
-def machine(kind: str, requests: Requests, rng: np.random.Generator, bursts: Bursts = Bursts()) -> Machine:
+def machine(kind: str, requests: Requests, rng: np.random.Generator, bursts: Bursts = USUAL_BURSTS) -> Machine:
     """calm: never slower. contended: with ``bursts``. Raises UsageError for others."""
     if kind not in MACHINES:
         raise UsageError(f"the machine is {kind!r}; give one of {', '.join(MACHINES)}")
@@ -163,13 +166,15 @@ def simulate(
     forecaster: Forecaster,
     *,
     confidence: float,
-    limits: Limits = Limits(),
+    limits: Limits = NO_LIMITS,
 ) -> Runs:
     """Serve the requests one after the other; a budget counts from the moment its request is taken up.
 
     What comes back holds, for every request, also the finish of every other number of jumps from the same moment.
     """
-    clock, rows, overhead = _Clock(), [], []
+    clock = _Clock()
+    rows: list[tuple[float, ...]] = []
+    overhead: list[float] = []
     jumps = requests.jumps.tolist()
     for i, (arrival, budget) in enumerate(zip(requests.arrivals.tolist(), requests.budgets.tolist(), strict=True)):
         start = clock.now = max(clock.now, arrival)

@@ -1,0 +1,153 @@
+"""The policy loop on the simulated machine, and the scores it is judged by."""
+
+import math
+
+import numpy as np
+import pytest
+
+from anyflow_rt.benchmarks.budget import baselines, load, simulated
+from anyflow_rt.benchmarks.budget.runs import Runs, known_finish
+from anyflow_rt.benchmarks.budget.score import (
+    RISING,
+    measured_curve,
+    score_baselines,
+    score_predictor,
+    score_run,
+    wilson,
+)
+from anyflow_rt.errors import UsageError
+from anyflow_rt.sampling.forecast import Forecaster
+from anyflow_rt.sampling.planner import make_tables
+from anyflow_rt.sampling.quality import default_quality
+
+COSTS = simulated.Costs()
+TABLES = make_tables(default_quality())
+
+
+def simulate(kind, confidence, count, *, factor=1.0, seed=1, arrivals="poisson", budgets="jumps"):
+    rng = np.random.default_rng(seed)
+    requests = simulated.make_requests(COSTS, count, rng, arrivals=arrivals, budgets=budgets)
+    place = simulated.machine(kind, requests, rng)
+    forecaster = Forecaster(simulated.profile(COSTS, rng, factor=factor), warm=True)
+    return simulated.simulate(place, requests, TABLES, forecaster, confidence=confidence)
+
+
+@pytest.fixture(scope="module")
+def contended():
+    return simulate("contended", 0.99, 2500)
+
+
+def test_calm():
+    runs = simulate("calm", 0.99, 2000)
+    for values in (None, runs.values):
+        score = score_run(runs, RISING, values=values)
+        assert score.met >= 0.99 and score.share >= 0.9 and score.share_with_failures >= 0.9
+    assert score.hopeless < 0.02 * score.requests
+
+
+def test_the_stated_quantile_holds():
+    predictor = score_predictor(simulate("calm", 0.95, 2000), 0.95)
+    assert 0.93 <= predictor.once <= 0.99 and 0.93 <= predictor.adopted <= 0.99
+
+
+def test_contended(contended):
+    score = score_run(contended, RISING, values=contended.values)
+    assert score.met >= 0.97 and score.share >= 0.75
+    others = score_baselines(contended, RISING)
+    once = others[baselines.ONCE]
+    assert once.share < score.share and 1 - once.met > 1.5 * (1 - score.met)
+    assert others[baselines.BEST_FIXED].share < score.share
+    assert others[baselines.ORACLE].share == pytest.approx(1.0) and others[baselines.ORACLE].met == 1.0
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_wrong_profile_is_made_up_for_within_twenty_runs(factor):
+    met, possible = 0, 0
+    for seed in range(5):
+        runs = simulate("calm", 0.95, 60, factor=factor, seed=seed)[20:]
+        hopeful = runs.finish[:, 0] <= runs.budgets
+        met, possible = met + int(runs.met[hopeful].sum()), possible + int(hopeful.sum())
+        assert np.mean(runs.steps[:20]) > 4, "not by giving up"
+    assert met / possible >= 0.95
+
+
+@pytest.mark.parametrize("arrivals", load.ARRIVALS)
+def test_no_request_stalls_the_queue(arrivals):
+    runs = simulate("contended", 0.95, 800, arrivals=arrivals, budgets="factor")
+    assert np.isfinite(runs.seconds).all() and runs.seconds.max() < 5 * runs.budgets.max()
+    assert score_run(runs, RISING).met >= 0.9
+
+
+def test_the_same_seed_is_the_same_run():
+    one, two = (simulate("contended", 0.95, 200) for _ in range(2))
+    assert (one.seconds == two.seconds).all() and (one.steps == two.steps).all()
+
+
+def test_what_ran_is_what_its_own_number_would_have_taken(contended):
+    """The counterfactuals are those of the same machine: a run's own finish is among them."""
+    own = baselines.seconds(contended, contended.steps)
+    assert np.allclose(own, contended.seconds, rtol=1e-9, atol=1e-9)
+
+
+def test_machines_work():
+    rng = np.random.default_rng(0)
+    machine = simulated.Machine(simulated.USUAL_BURSTS, 100.0, rng)
+    starts, work = rng.uniform(0, 90, 50), rng.uniform(0, 5, (50, 3))
+    every = machine.finish_all(starts, work)
+    for i, j in np.ndindex(every.shape):
+        assert machine.finish(starts[i], work[i, j]) == pytest.approx(every[i, j])
+        halfway = machine.finish(starts[i], work[i, j] / 2)
+        assert machine.finish(halfway, work[i, j] / 2) == pytest.approx(every[i, j])
+    assert (every >= starts[:, None] + work - 1e-9).all()
+    with pytest.raises(UsageError, match="busy"):
+        simulated.machine("busy", None, rng)
+
+
+def test_load():
+    rng = np.random.default_rng(0)
+    for kind in load.ARRIVALS:
+        times = load.arrivals(kind, 4000, 0.5, rng)
+        assert len(times) == 4000 and (np.diff(times) >= 0).all() and times[-1] / 4000 == pytest.approx(0.5, rel=0.15)
+    every = load.budgets("jumps", 1000, 2.0, 0.1, rng)
+    assert every.min() >= 2.0 and every.max() <= 5.1
+    assert load.budgets("factor", 1000, 2.0, 0.1, rng).max() <= 8.0
+    with pytest.raises(UsageError, match="steady"):
+        load.arrivals("steady", 1, 1.0, rng)
+    with pytest.raises(UsageError, match="none"):
+        load.budgets("none", 1, 1.0, 1.0, rng)
+
+
+def _runs(seconds, budgets, steps, finish):
+    count = len(seconds)
+    return Runs(
+        budgets=np.array(budgets), waited=np.zeros(count), seconds=np.array(seconds), steps=np.array(steps),
+        values=np.zeros(count), predicted=np.full(count, np.nan), first_steps=np.array(steps),
+        first_predicted=np.array(seconds) + 1, finish=np.array(finish), overhead=np.zeros(count),
+    )  # fmt: skip
+
+
+def test_scores_by_hand():
+    finish = [np.arange(1.0, 33.0)] * 3
+    runs = _runs([2.0, 4.0, 5.0], [2.5, 3.5, 0.5], [2, 4, 5], finish)
+    score = score_run(runs, RISING)
+    assert score.hopeless == 1 and score.met == 0.5 and score.requests == 3
+    best = [RISING[1] - 0.5, RISING[2] - 0.5]
+    assert score.share == pytest.approx((RISING[1] - 0.5) / sum(best))
+    assert score.share_with_failures == pytest.approx((RISING[1] - 0.5 - 0.5) / sum(best))
+    assert score.quality == pytest.approx(RISING[1] / 2) and score.overshoot["max"] == pytest.approx(4.0 / 3.5 - 1)
+    assert score.steps == {2: 1, 4: 1, 5: 1}
+    predictor = score_predictor(runs, 0.95)
+    assert predictor.once == 1.0 and math.isnan(predictor.adopted)
+
+
+def test_wilson():
+    assert wilson(0, 0) == (0.0, 1.0) and wilson(95, 100) == pytest.approx((0.8882, 0.9785), abs=1e-4)
+
+
+def test_a_recorded_run_tells_the_others():
+    finish = known_finish(1.0, [2.0, 4.0], 10.0)
+    assert finish[:4].tolist() == [13.0, 17.0, 20.0, 23.0] and len(finish) == 32
+
+
+def test_the_measured_curve_is_the_planners():
+    assert measured_curve(default_quality())[[0, 1, 3, 31]] == pytest.approx([0.5, 2 / 3, 0.8, 32 / 33])
