@@ -25,6 +25,7 @@ from anyflow_rt.noise import initial_noise
 from anyflow_rt.prompt import PromptTokenizer
 from anyflow_rt.request import OUTPUTS, Request, make_request
 from anyflow_rt.result import Result, Seconds
+from anyflow_rt.sampler import Sampler
 from anyflow_rt.sampling.executor import OnStep, Sampling, run_plan
 
 logger = logging.getLogger(__name__)
@@ -166,6 +167,13 @@ class Runtime:
             paths = writer.close()
         return replace(run.result(latents, None, encode=time.perf_counter() - start), paths=paths, fps=rate)
 
+    def sampler(self, prompt: str, **options: Any) -> Sampler:
+        """The flow map of one prompt, jump by jump; ``options`` are those of ``generate`` that say how, not how far.
+
+        Raises UsageError as ``generate`` does.
+        """
+        return _Run(self, self._request(prompt, **options)).sampler()
+
     def wait(self) -> None:
         """Wait until every engine is open. Raises what opening one raised."""
         self._components.wait()
@@ -209,17 +217,14 @@ class _Run:
     def denoise(self, on_step: OnStep | None) -> np.ndarray:
         """Prompt and noise -> final latents (N, F, C, h, w)."""
         request, size = self._request, self._size
-        sampling = Sampling(
-            architecture=self._runtime.bundle.architecture,
-            size=size,
-            conditionings=self._conditionings(),
-            guidance_scale=request.guidance_scale,
-            mean_velocity=request.mean_velocity,
-        )
+        sampling = self._sampling()
         noise = initial_noise(request.seed, request.videos, size.channels, size.frames, size.height, size.width)
         latents, self._jumps = run_plan(self._components, sampling, request.plan, noise, on_step)
         self._components.finish_stage("denoiser")
         return latents
+
+    def sampler(self) -> Sampler:
+        return Sampler(self._components, self._sampling())
 
     def frames(self, latents: np.ndarray) -> Iterator[np.ndarray]:
         """Decoded chunks; the time between asking for one and getting it is the decoder's."""
@@ -253,6 +258,15 @@ class _Run:
             fps=runtime.bundle.defaults.fps,
             engine=runtime.engine,
             precision=runtime.precision,
+        )
+
+    def _sampling(self) -> Sampling:
+        return Sampling(
+            architecture=self._runtime.bundle.architecture,
+            size=self._size,
+            conditionings=self._conditionings(),
+            guidance_scale=self._request.guidance_scale,
+            mean_velocity=self._request.mean_velocity,
         )
 
     def _conditionings(self) -> list[Conditioning]:

@@ -55,14 +55,15 @@ def run_plan(
     latents, seconds = noise, []
     for index, jump in enumerate(plan):
         start = time.perf_counter()
-        latents = _jump(components, sampling, jump, latents)
+        latents = make_jump(components, sampling, jump, latents)
         seconds.append(time.perf_counter() - start)
         if on_step is not None:
             on_step(Step(index, len(plan), jump.t, jump.r, latents, seconds[-1]))
     return latents, tuple(seconds)
 
 
-def _jump(components: Components, sampling: Sampling, jump: Jump, latents: np.ndarray) -> np.ndarray:
+def make_jump(components: Components, sampling: Sampling, jump: Jump, latents: np.ndarray) -> np.ndarray:
+    """Latents (N, F, C, h, w) at ``jump.t`` -> at ``jump.r``, guided where the sampling is."""
     transformer = sampling.architecture.transformer
     rope_cos, rope_sin = rope_tables(transformer, token_grid(transformer, sampling.size))
     shared = {
