@@ -46,7 +46,9 @@ SMALLEST: dict[str, Any] = {
 
 def test_a_file_holds_every_value(tmp_path: Path) -> None:
     readings = GpuReadings("NVIDIA L4", (1, 2), (2040, 1980), ("hardware slowdown",), 12.5)
-    results = make_results(gpu=readings, invalid_reasons=gpu.invalid_reasons(readings), headline="position")
+    results = make_results(
+        gpu=readings, invalid_reasons=gpu.invalid_reasons(readings), headline="shapes.position_error"
+    )
     write_results(results, tmp_path / "results.json")
     assert read_results(tmp_path / "results.json") == results == read_results(tmp_path)
     body = json.loads((tmp_path / "results.json").read_text())

@@ -82,12 +82,14 @@ class LatencySamples:
 
 @dataclass(frozen=True)
 class Metric:
-    """One measure of a video. fidelity: likeness to a many-step run at the same seed, which is not quality."""
+    """One measure of a video, or of a set of videos. higher_is_better: None where neither way is; fidelity: likeness to
+    a many-step run at the same seed, which is not quality; primary: drawn, not only listed."""
 
     name: str
     unit: str = ""
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     fidelity: bool = False
+    primary: bool = True
     description: str = ""
 
 
@@ -112,15 +114,30 @@ class Score:
 
 
 @dataclass(frozen=True)
-class DistributionTest:
-    """How far generated clips lie from true clips of the same captions, as sets; p_value of a permutation test."""
+class SetScore:
+    """What one metric says of all videos of a series at one step count, such as their distance from true clips."""
 
     metric: str
     steps: int
-    distance: float
-    p_value: float
-    clips: int
-    permutations: int
+    score: float
+    videos: int
+    series: str = SHIPPED
+
+    def __post_init__(self) -> None:
+        _require_steps(self.steps)
+        if not math.isfinite(self.score):
+            raise ResultsError(f"{self.metric} at {self.steps} steps is {self.score}; a score must be a finite number")
+
+
+@dataclass(frozen=True)
+class Features:
+    """The numbers of one video that a metric computes its set scores from."""
+
+    metric: str
+    prompt: str
+    seed: int
+    steps: int
+    values: tuple[float, ...]
     series: str = SHIPPED
 
 
@@ -225,7 +242,8 @@ class Results:
     settings: Settings = Settings()
     metrics: tuple[Metric, ...] = ()
     headline: str | None = None
-    distributions: tuple[DistributionTest, ...] = ()
+    set_scores: tuple[SetScore, ...] = ()
+    features: tuple[Features, ...] = ()
     ceiling: Ceiling | None = None
     memory: Memory = Memory()
     gpu: GpuReadings | None = None
@@ -240,6 +258,7 @@ class Results:
         _require_unique(
             "quality", ((each.series, each.metric, each.prompt, each.seed, each.steps) for each in self.quality)
         )
+        _require_unique("set_scores", ((each.series, each.metric, each.steps) for each in self.set_scores))
         _require_unique("peers", ((each.peer, each.steps) for each in self.peers))
         _require_unique("metrics", (each.name for each in self.metrics))
         if self.headline is not None and self.headline not in self.metric_names:
@@ -253,7 +272,8 @@ class Results:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Every metric that was described or that has a score, in the order they come."""
-        return tuple(dict.fromkeys([each.name for each in self.metrics] + [each.metric for each in self.quality]))
+        named = [each.name for each in self.metrics], [each.metric for each in (*self.quality, *self.set_scores)]
+        return tuple(dict.fromkeys(name for names in named for name in names))
 
     def metric(self, name: str) -> Metric:
         """The description of a metric; a plain one where the file has none."""

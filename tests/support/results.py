@@ -8,7 +8,7 @@ import numpy as np
 
 from anyflow_rt.benchmarks.results.values import (
     Ceiling,
-    DistributionTest,
+    Features,
     JumpError,
     LatencySamples,
     Machine,
@@ -19,6 +19,7 @@ from anyflow_rt.benchmarks.results.values import (
     Rate,
     Results,
     Score,
+    SetScore,
     Settings,
 )
 
@@ -30,9 +31,11 @@ PROMPTS = tuple(
     for shape in ("circle", "square", "triangle")
 )
 METRICS = (
-    Metric("right", "share", description="every attribute of the prompt is right"),
-    Metric("position", "pixels", higher_is_better=False, description="distance from the path that the prompt asks for"),
-    Metric("fidelity psnr", "dB", fidelity=True, description="PSNR to the run of 64 steps at the same seed"),
+    Metric("shapes.right", description="1 where the video shows every attribute of its caption, else 0"),
+    Metric("shapes.position_error", "px", False, description="distance from the nearest path the caption allows"),
+    Metric("fidelity.psnr", "dB", fidelity=True, description="PSNR to the reference of the same seed"),
+    Metric("motion.magnitude", "px/frame", None, primary=False, description="speed of the fastest 5% of pixels"),
+    Metric("shapes.distance", "", False, primary=False, description="energy distance to true clips"),
 )
 FIXED, PER_STEP = 0.030, 0.012
 """Seconds of a run without its steps, and of one step."""
@@ -62,7 +65,8 @@ def make_results(
             cached="modulation of every (t, r); nothing of a prompt",
         ),
         metrics=METRICS,
-        distributions=tuple(DistributionTest("distribution", steps, 0.8 / steps, 0.5, 64, 1000) for steps in STEPS),
+        set_scores=tuple(SetScore("shapes.distance", steps, 0.8 / steps, 64) for steps in STEPS),
+        features=(Features("shapes", PROMPTS[0], 0, 4, (0.5, 1.5)),),
         ceiling=Ceiling("bf16", (Rate("openvino bf16 matmul 2048x2048x2048", (420.0, 424.0, 421.0)),), 2.4),
         memory=Memory(226_500_000),
         peers=_peers(generator, slower),
@@ -101,11 +105,12 @@ def _quality(moved: float, prompts: int) -> tuple[Score, ...]:
                 luck = generator.random()
                 for steps in STEPS:
                     share = shares[steps] + moved - lower * 2 / (1 + steps**0.5) + ease
-                    found.append(Score("right", prompt, seed, steps, float(luck < share), series))
+                    found.append(Score("shapes.right", prompt, seed, steps, float(luck < share), series))
                     if series == "shipped":
                         noise = generator.normal(0, 0.3)
-                        found.append(Score("position", prompt, seed, steps, 2.5 - 2 * share + noise))
-                        found.append(Score("fidelity psnr", prompt, seed, steps, 20 + 3 * np.log2(steps) + noise))
+                        found.append(Score("shapes.position_error", prompt, seed, steps, 2.5 - 2 * share + noise))
+                        found.append(Score("fidelity.psnr", prompt, seed, steps, 20 + 3 * np.log2(steps) + noise))
+                        found.append(Score("motion.magnitude", prompt, seed, steps, 2 + noise))
     return tuple(found)
 
 
