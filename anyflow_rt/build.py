@@ -16,11 +16,12 @@ from anyflow_rt.defaults import default_video
 from anyflow_rt.engines import geometry, locations, registry
 from anyflow_rt.engines.architecture import parameter_estimate
 from anyflow_rt.engines.bundle import Bundle, read_manifest
-from anyflow_rt.engines.bundle_writer import BundleWriter
+from anyflow_rt.engines.bundle_writer import GIVE_OUT, BundleWriter
 from anyflow_rt.engines.checkpoint import Checkpoint, load_checkpoint
 from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.manifest import CheckpointRecord, Defaults, Manifest, bundle_id
+from anyflow_rt.engines.paths import check_path
 from anyflow_rt.errors import BundleError, MissingPackageError, UsageError
 from anyflow_rt.parity import Parity
 from anyflow_rt.tokenizer import reference_tokenizer
@@ -34,7 +35,13 @@ PARITY_SIZE = VideoSize(num_frames=17, height=192, width=192)
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "transformers")
 """What a bundle's contents depend on; transformers makes its tokenizer."""
 
-Report = Callable[[str], None]
+OUTSIDE_THE_CACHE = (
+    "set XDG_CACHE_HOME to another directory, or choose the place with  anyflow-rt build --out DIR  and use it with  "
+    "anyflow-rt run --bundle DIR"
+)
+"""Where no place was given: ``run`` and ``load`` build too, and have no --out."""
+
+Report = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,9 @@ class BuildOptions:
     check_parity: bool | None = None
 
     def __post_init__(self) -> None:
-        if not self.checkpoint:
-            raise UsageError("the checkpoint is ''; give a directory or a hub id (owner/name)")
+        check_path("the checkpoint", self.checkpoint, "give a directory or a hub id (owner/name)")
+        if self.out is not None:
+            check_path("out", self.out, "give the directory of the bundle, or leave it out for the user's cache")
         for target in self.targets:
             if target in PLANNED_TARGETS:
                 raise UsageError(f"target {target!r} is not supported by this version yet; it builds for {TARGETS[0]}")
@@ -115,6 +123,7 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
         packages={package: importlib.metadata.version(package) for package in _present(EXPORT_PACKAGES)},
         # Without --out the place is this package's own cache: a bundle of what the checkpoint was before is no loss.
         force=options.force or (options.out is None and existing is None),
+        elsewhere=OUTSIDE_THE_CACHE if options.out is None else GIVE_OUT,
     ) as writer:
         missing = [name for name in COMPONENT_NAMES if not writer.has_component(name)]
         if missing:
@@ -145,7 +154,7 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
 
 def bundle_path(options: BuildOptions) -> Path:
     """Where the bundle goes: as asked, or its place in the user's cache."""
-    return options.out if options.out is not None else locations.default_bundle_path(options.checkpoint)
+    return Path(options.out) if options.out is not None else locations.default_bundle_path(options.checkpoint)
 
 
 def estimate(options: BuildOptions) -> Estimate:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from anyflow_rt.engines.bundle import Bundle, read_manifest
@@ -12,10 +12,12 @@ from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.hub import CONFIG_PATTERNS
 from anyflow_rt.engines.locations import default_bundle_path
 from anyflow_rt.engines.manifest import bundle_id
-from anyflow_rt.errors import BundleError, MissingPackageError
+from anyflow_rt.errors import BundleError
 from anyflow_rt.runtime import Runtime
 
 logger = logging.getLogger(__name__)
+
+Report = Callable[[str], object]
 
 SHAPES_CHECKPOINT = Path(__file__).parent / "data" / "shapes"
 """The checkpoint that ships with the package: 64x64 clips of moving shapes."""
@@ -24,12 +26,13 @@ SHAPES_CHECKPOINT = Path(__file__).parent / "data" / "shapes"
 def load(bundle: str | Path | None = None, *, engine: str | None = None, precision: str | None = None) -> Runtime:
     """Open a bundle that ``anyflow-rt build`` made, ready to generate.
 
-    bundle: its directory; None is that of the shipped shapes checkpoint, built on first use. engine: ``openvino`` or
-    ``onnxruntime``, the fastest here where not given. precision: ``fp32`` or ``bf16``, bf16 where the engine and the
-    processor have it.
+    bundle: its directory; None (default) is that of the shipped shapes checkpoint, built on first use. engine:
+    ``openvino`` or ``onnxruntime``; None (default) is the fastest here. precision: ``fp32`` or ``bf16``; None
+    (default) is bf16 where the engine and the processor have it.
 
-    Raises BundleError for a bundle that is missing, damaged or of another schema, EngineError for an engine or
-    precision this machine does not have; both say what to do.
+    Raises UsageError for a bundle that is no path and for an engine or precision of no known name, BundleError for a
+    bundle that is missing, damaged or of another schema, MissingPackageError for an engine that is not installed,
+    EngineError for a precision this processor does not have; all say what to do.
     """
     runtime = open_runtime(bundle, engine=engine, precision=precision)
     try:
@@ -47,24 +50,23 @@ def open_runtime(
     precision: str | None = None,
     specialize: bool = True,
     single_use: bool = False,
+    report: Report = logger.warning,
 ) -> Runtime:
     """``load`` without waiting: the engines go on opening in the background. ``specialize`` and ``single_use`` are
-    ``Runtime``'s."""
-    path = _shapes_bundle() if bundle is None else Path(bundle)
-    return Runtime(Bundle.open(path), engine=engine, precision=precision, specialize=specialize, single_use=single_use)
+    ``Runtime``'s; ``report`` gets the lines of a build that comes first."""
+    opened = Bundle.open(_shapes_bundle(report) if bundle is None else bundle)
+    return Runtime(opened, engine=engine, precision=precision, specialize=specialize, single_use=single_use)
 
 
-def _shapes_bundle() -> Path:
+def _shapes_bundle(report: Report) -> Path:
     """Where the shapes checkpoint's bundle is, after making it where it is not there or of an earlier version."""
     path = default_bundle_path(SHAPES_CHECKPOINT)
     if not _is_current(path):
-        for package in ("torch", "onnxscript"):
-            if importlib.util.find_spec(package) is None:
-                raise MissingPackageError(package, "build", "building the shapes checkpoint's bundle")
-        from anyflow_rt.build import BuildOptions, build
+        from anyflow_rt.build import BuildOptions, build, require_packages
 
-        logger.warning("building the bundle of the shapes checkpoint at %s (once, about a minute)", path)
-        build(BuildOptions(checkpoint=str(SHAPES_CHECKPOINT), check_parity=False))
+        require_packages("building the shapes checkpoint's bundle")
+        report(f"building the bundle of the shapes checkpoint at {path} (once, about a minute)")
+        build(BuildOptions(checkpoint=str(SHAPES_CHECKPOINT), check_parity=False), report)
     return path
 
 

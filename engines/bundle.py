@@ -19,6 +19,7 @@ from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle_files import content_fault, size_fault
 from anyflow_rt.engines.manifest import MANIFEST_NAME, ComponentRecord, Defaults, Manifest
 from anyflow_rt.engines.mend import build_command, rebuild_command
+from anyflow_rt.engines.paths import check_path
 from anyflow_rt.errors import BundleError
 
 
@@ -34,8 +35,9 @@ class Bundle:
         """Read the manifest and check that its files are there.
 
         Raises BundleError for a missing or damaged bundle and for one of another schema; the message names the mend.
+        UsageError where ``path`` is empty or no path.
         """
-        folder = Path(path)
+        folder = check_path("the bundle", path, "give a directory made by  anyflow-rt build")
         bundle = cls(folder, read_manifest(folder))
         for file in bundle.manifest.files():
             fault = size_fault(folder, file)

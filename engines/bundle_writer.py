@@ -47,6 +47,7 @@ from anyflow_rt.engines.manifest import (
 from anyflow_rt.errors import BundleError, OutputError
 
 _log = logging.getLogger(__name__)
+GIVE_OUT = "give another place with --out"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -54,7 +55,8 @@ class BundleWriter:
     """A build in progress at ``path``, a context manager. Leaving it without ``commit`` changes nothing.
 
     A bundle of the same identity at ``path`` is extended: what it has intact is kept. ``force`` makes everything
-    again and is needed to replace a bundle of another checkpoint, or one that cannot be read.
+    again and is needed to replace a bundle of another checkpoint, or one that cannot be read. ``elsewhere``: how to
+    give another place, for messages.
 
     Raises BundleError where ``path`` holds another checkpoint's bundle or something that is no bundle, OutputError
     where it cannot be written, also for an OSError of that kind raised inside the ``with`` block.
@@ -70,13 +72,14 @@ class BundleWriter:
         defaults: Defaults,
         packages: Mapping[str, str],
         force: bool = False,
+        elsewhere: str = GIVE_OUT,
     ) -> None:
         self.path = Path(os.path.abspath(path))
         self._root = self.path
         self._onnx = "onnx"
         self._checkpoint, self._export_version = checkpoint, export_version
         self._architecture, self._defaults, self._packages = architecture, defaults, packages
-        self._force = force
+        self._force, self._elsewhere = force, elsewhere
         self._lock = FileLock(self.path.parent / f".{self.path.name}.lock")
         self._existing: Manifest | None = None
         self._components: dict[str, ComponentRecord] = {}
@@ -117,7 +120,7 @@ class BundleWriter:
         if free < needed:
             raise OutputError(
                 f"{self.path} needs {needed / 1e9:.1f} GB and {self._root.parent} has {free / 1e9:.1f} GB free; "
-                "free some or give another place with --out"
+                f"free some or {self._elsewhere}"
             )
 
     @property
@@ -225,7 +228,7 @@ class BundleWriter:
             self._root = self.path
             self._adopt()
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise BundleError(f"{self.path} exists and is not a bundle; give another place with --out")
+            raise BundleError(f"{self.path} exists and is not a bundle; {self._elsewhere}")
         else:
             self._root = self.path.parent / f".{self.path.name}.partial-{os.getpid()}"
             self._root.mkdir()
@@ -243,7 +246,7 @@ class BundleWriter:
         if manifest.bundle_id != self.bundle_id and not self._force:
             raise BundleError(
                 f"{self.path} holds the bundle of another checkpoint or version ({manifest.checkpoint.id}); "
-                "replace it with --force or give another place with --out"
+                f"replace it with --force or {self._elsewhere}"
             )
         sweep(self.path, manifest)
         if self._force:
@@ -292,5 +295,5 @@ class BundleWriter:
             yield
         except OSError as error:
             what = f"no space is left for {self.path}" if error.errno in _FULL else f"cannot write {self.path}"
-            mend = "free some space or give" if error.errno in _FULL else "mend its permissions or give"
-            raise OutputError(f"{what} ({error}); {mend} another place with --out") from error
+            mend = "free some space" if error.errno in _FULL else "mend its permissions"
+            raise OutputError(f"{what} ({error}); {mend} or {self._elsewhere}") from error

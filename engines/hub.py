@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from anyflow_rt.engines.paths import check_path
 from anyflow_rt.errors import CheckpointError, MissingPackageError, UsageError
 
 CONFIG_PATTERNS = (
@@ -46,10 +47,11 @@ class Source:
 def locate(source: str | Path, revision: str | None = None) -> Source:
     """Find ``source`` and fetch its configuration files.
 
-    Raises CheckpointError where there is no such directory or repository, UsageError for a revision of a directory.
+    Raises CheckpointError where there is no such directory or repository, UsageError for a revision of a directory
+    or where ``source`` is empty or no path.
     """
+    path = check_path("the checkpoint", source, "give a directory or a hub id (owner/name)").expanduser()
     identifier = str(source)
-    path = Path(source).expanduser()
     if path.is_dir():
         if revision is not None:
             raise UsageError(f"revision {revision!r} is for hub ids, but {identifier} is a directory; leave it out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -17,8 +18,12 @@ import numpy as np
 import pytest
 from support.bundles import RandomBundle, random_bundle
 
+import anyflow_rt
+from anyflow_rt.build import BuildOptions
 from anyflow_rt.cli.main import main
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.checkpoint import load_checkpoint
+from anyflow_rt.errors import UsageError
 
 SIZE = ("--height", "32", "--width", "32", "--num-frames", "1", "--max-sequence-length", "32", "--steps", "1")
 FAST = ("--engine", "onnxruntime", "--precision", "fp32")
@@ -50,6 +55,31 @@ def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], *said: str, 
 
 def run(bundle: Path, output: Path, *arguments: str, prompt: str = "a red circle") -> list[str]:
     return ["run", "--bundle", str(bundle), "--prompt", prompt, "--output", str(output), *SIZE, *FAST, *arguments]
+
+
+def test_empty_paths(
+    base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty text is no path, and above all not the current directory."""
+    monkeypatch.chdir(shutil.copytree(base.path, tmp_path / "bundle"))
+    before = sorted(tmp_path.rglob("*"))
+    for empty in ("", " "):
+        for flag in ("--bundle", "--output"):
+            fails(capsys, run(base.path, tmp_path / "out.mp4", flag, empty), flag, repr(empty), code=2)
+        for flag in ("--ckpt", "--out", "--revision"):
+            for dry in ([], ["--dry-run"]):
+                fails(capsys, ["build", "--ckpt", str(base.checkpoint), flag, empty, *dry], flag, repr(empty), code=2)
+        fails(capsys, ["inspect", empty], repr(empty), code=2)
+    for value in ("", 5, "a\0b", b"bundle"):
+        with pytest.raises(UsageError, match=re.escape(repr(value))):
+            anyflow_rt.load(value)
+        with pytest.raises(UsageError, match=re.escape(repr(value))):
+            BuildOptions(checkpoint=value)
+        with pytest.raises(UsageError, match=re.escape(repr(value))):
+            BuildOptions(checkpoint=str(base.checkpoint), out=value)
+        with pytest.raises(UsageError, match=re.escape(repr(value))):
+            load_checkpoint(value)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_names_of_engines_are_usage(base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -326,7 +356,6 @@ def test_build_options(base: RandomBundle, tmp_path: Path, capsys: pytest.Captur
     ):
         for dry in ([], ["--dry-run"]):
             fails(capsys, [*build, *arguments, *dry], said)
-    fails(capsys, ["build", "--ckpt", ""], "''")
     fails(capsys, [], "VERB", code=2)
     fails(capsys, ["frobnicate"], "frobnicate", "run", code=2)
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from support.bundles import random_bundle
 
 import anyflow_rt
 from anyflow_rt import __version__
+from anyflow_rt.build import BuildOptions, bundle_path
 from anyflow_rt.cli.main import main
 from anyflow_rt.cli.progress import QUIET_SECONDS, Progress
 from anyflow_rt.engines.bundle import Bundle
@@ -113,6 +115,37 @@ def test_run_options_reach_the_library(bundle: Path, tmp_path: Path, capsys: pyt
         answer(capsys, run(bundle, "--steps", "1", "--quality", quality, "--fps", "12.5", "--output", str(film)))
         sizes.append(film.stat().st_size)
     assert sizes[0] < sizes[1]
+
+
+def test_the_first_run_builds_and_says_so(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its lines go to stderr, like those of ``build``; stdout stays the answer's."""
+
+    def copy(options: BuildOptions, report: Callable[[str], object]) -> None:
+        report("exporting text_encoder (1 of 8)")
+        shutil.copytree(bundle, bundle_path(options))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("anyflow_rt.build.build", copy)
+    arguments = ["run", "--prompt", "a circle", *SIZE, *FAST, "--steps", "1", "--output", str(tmp_path / "out.npy")]
+    assert main([*arguments, "--json"]) == 0
+    out, error = capsys.readouterr()
+    assert out.count("\n") == 1
+    first, second, *_ = error.splitlines()
+    assert first.startswith(f"building the bundle of the shapes checkpoint at {tmp_path}")
+    assert second == "exporting text_encoder (1 of 8)"
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The mend is one that ``run`` has."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/cache")
+    assert main(["run", "--prompt", "a circle"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("anyflow-rt run: cannot write /proc/cache/anyflow-rt/bundles/shapes")
+    assert "set XDG_CACHE_HOME to another directory" in error
+    assert "anyflow-rt build --out DIR" in error
+    assert "run --bundle DIR" in error
 
 
 def test_an_existing_file_is_replaced_in_one_step(

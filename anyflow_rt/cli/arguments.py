@@ -24,6 +24,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}; see  {self.prog} --help\n")
 
 
+def not_empty(text: str) -> str:
+    """A text with something in it: an empty path would be the current directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is empty; give a value, or leave the flag out")
+    return text
+
+
 def whole_number(text: str) -> int:
     """An int in decimal digits; its range is the library's business."""
     try:

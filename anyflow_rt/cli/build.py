@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from anyflow_rt.cli.arguments import whole_number
+from anyflow_rt.cli.arguments import not_empty, whole_number
 from anyflow_rt.cli.progress import say
 
 HELP = "make a bundle of a checkpoint"
@@ -16,9 +16,13 @@ HELP = "make a bundle of a checkpoint"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--ckpt", metavar="DIR|HUB_ID", help="a diffusers checkpoint (default: the shipped shapes one)")
-    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the bundle goes (default: the user's cache)")
+    parser.add_argument(
+        "--ckpt", type=not_empty, metavar="DIR|HUB_ID", help="a diffusers checkpoint (default: the shipped shapes one)"
+    )
+    parser.add_argument("--revision", type=not_empty, help="branch, tag or commit of a hub id")
+    parser.add_argument(
+        "--out", type=not_empty, metavar="DIR", help="where the bundle goes (default: the user's cache)"
+    )
     parser.add_argument("--target", default="cpu", help="what it will run on, several by comma (default cpu)")
     parser.add_argument("--engine", help="openvino or onnxruntime (default: the fastest here)")
     parser.add_argument("--precision", help="fp32 or bf16 (default: bf16 where the processor has it)")
@@ -42,7 +46,7 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
 
     wanted = BuildOptions(
         checkpoint=str(SHAPES_CHECKPOINT) if options.ckpt is None else options.ckpt,
-        out=options.out,
+        out=None if options.out is None else Path(options.out),
         revision=options.revision,
         targets=tuple(target.strip() for target in options.target.split(",")),
         engine=options.engine,

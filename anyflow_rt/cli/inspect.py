@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from anyflow_rt.cli.arguments import not_empty
+
 HELP = "show what a bundle holds, and check it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("bundle", metavar="BUNDLE", help="a directory made by build")
+    parser.add_argument("bundle", type=not_empty, metavar="BUNDLE", help="a directory made by build")
     parser.add_argument("--verify", action="store_true", help="read every file and compare its hash")
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from anyflow_rt.cli.arguments import number, whole_number
+from anyflow_rt.cli.arguments import not_empty, number, whole_number
 from anyflow_rt.cli.clock import process_seconds
 from anyflow_rt.cli.progress import Progress, say
 
@@ -17,8 +17,12 @@ HELP = "make a video from a prompt"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags. Those left out take the library's own defaults."""
     parser.add_argument("--prompt", required=True, action="append", help="what to show; may be given several times")
-    parser.add_argument("--bundle", metavar="DIR", help="a bundle made by build (default: the shapes checkpoint's)")
-    parser.add_argument("--output", default="out.mp4", metavar="FILE", help=".mp4 (default out.mp4), .gif, .png, .npy")
+    parser.add_argument(
+        "--bundle", type=not_empty, metavar="DIR", help="a bundle made by build (default: the shapes checkpoint's)"
+    )
+    parser.add_argument(
+        "--output", type=not_empty, default="out.mp4", metavar="FILE", help=".mp4 (default out.mp4), .gif, .png, .npy"
+    )
     parser.add_argument("--steps", type=whole_number, help="jumps of the sampler: 1, 2, 4 ... (default 4)")
     parser.add_argument("--seed", type=whole_number, help="of the initial noise (default 0)")
     parser.add_argument("--height", type=whole_number, help="pixels, a multiple of 16")
@@ -70,6 +74,7 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         precision=options.precision,
         specialize=len(options.prompt) == 1 and not given.keys() & SIZE_OPTIONS,
         single_use=True,
+        report=say,
     ) as runtime:
         loaded = process_seconds()
         with Progress("step") as progress:
