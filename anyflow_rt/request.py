@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from anyflow_rt.engines.geometry import VideoSize
@@ -13,7 +14,10 @@ from anyflow_rt.prompt import check_sequence_length, clean_prompts
 from anyflow_rt.sampling.schedule import Plan, check_steps, uniform_plan
 
 DEFAULT_STEPS = 4
+DEFAULT_MAX_STEPS = 32
 OUTPUTS = ("frames", "latents")
+NOT_OPTIONS = ("prompt", "default_size", "shift")
+"""Parameters of ``make_request`` that are not a caller's options."""
 MAX_VIDEOS = 4096
 """Of one call. Far more than memory holds; it keeps a mistyped count from filling the memory with file names."""
 
@@ -47,7 +51,7 @@ def make_request(
     budget: float | None = None,
     confidence: float = 0.95,
     min_steps: int = 1,
-    max_steps: int = 32,
+    max_steps: int = DEFAULT_MAX_STEPS,
     seed: int | Sequence[int] = 0,
     height: int | None = None,
     width: int | None = None,
@@ -64,9 +68,11 @@ def make_request(
     """
     if budget is not None:
         raise UsageError(f"budget is {budget!r}, but this version does not plan for budgets yet; give steps instead")
-    check_steps(min_steps, "min_steps"), check_steps(max_steps, "max_steps")
-    if not 0 < confidence < 1:
+    jumps = _steps(steps, check_steps(min_steps, "min_steps"), check_steps(max_steps, "max_steps"))
+    if not _is_number(confidence) or not 0 < confidence < 1:
         raise UsageError(f"confidence is {confidence!r}; give a number between 0 and 1")
+    if not isinstance(mean_velocity, bool):
+        raise UsageError(f"mean_velocity is {mean_velocity!r}; give True, or False for plain Euler steps")
     prompts = tuple(clean_prompts(prompt))
     videos = len(prompts) * _count("num_videos", num_videos)
     if videos > MAX_VIDEOS:
@@ -74,7 +80,7 @@ def make_request(
     return Request(
         prompts=prompts,
         negative_prompts=_negatives(negative_prompt, len(prompts)) if _guidance(guidance_scale) > 1 else None,
-        plan=uniform_plan(DEFAULT_STEPS if steps is None else steps, shift),
+        plan=uniform_plan(jumps, shift),
         seed=tuple(check_seeds(seed, videos)) if isinstance(seed, list | tuple) else check_seed(seed),
         size=VideoSize(
             num_frames=default_size.num_frames if num_frames is None else num_frames,
@@ -83,9 +89,23 @@ def make_request(
         ),
         num_videos=num_videos,
         guidance_scale=float(guidance_scale),
-        mean_velocity=bool(mean_velocity),
+        mean_velocity=mean_velocity,
         max_sequence_length=check_sequence_length(max_sequence_length),
     )
+
+
+def check_names(names: Iterable[str], caller: str) -> None:
+    """Raise UsageError for the names that are no options of ``make_request``."""
+    options = [name for name in inspect.signature(make_request).parameters if name not in NOT_OPTIONS]
+    unknown = [name for name in names if name not in options]
+    if unknown:
+        raise UsageError(f"{caller} has no option {', '.join(unknown)}; its options are {', '.join(options)}")
+
+
+def check_on_step(on_step: object) -> None:
+    """Raise UsageError unless it can be called, or is None."""
+    if on_step is not None and not callable(on_step):
+        raise UsageError(f"on_step is {on_step!r}; give a function that takes a Step, or leave it out")
 
 
 def _negatives(negative: str | Sequence[str] | None, prompts: int) -> tuple[str, ...]:
@@ -97,10 +117,31 @@ def _negatives(negative: str | Sequence[str] | None, prompts: int) -> tuple[str,
     return tuple(items)
 
 
-def _guidance(scale: object) -> float:
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0:
+def _guidance(scale: float) -> float:
+    if not _is_number(scale) or not math.isfinite(scale) or scale < 0:
         raise UsageError(f"guidance_scale is {scale!r}; give a number of at least 0 (1 means no guidance)")
     return scale
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _steps(asked: int | None, least: int, most: int) -> int:
+    """The step count: as asked, else the default, within the bounds.
+
+    A ``max_steps`` left at its default does not bound what is asked: it is where planning ends, not a limit of ours.
+    """
+    if least > most:
+        raise UsageError(f"min_steps {least} is above max_steps {most}; give a smaller one, or a larger max_steps")
+    if asked is None:
+        return min(max(DEFAULT_STEPS, least), most)
+    steps = check_steps(asked)
+    if steps < least or (steps > most and most != DEFAULT_MAX_STEPS):
+        raise UsageError(
+            f"steps {steps} is not within min_steps {least} and max_steps {most}; leave the bounds out, or widen them"
+        )
+    return steps
 
 
 def _count(name: str, value: object) -> int:

@@ -51,4 +51,4 @@ class Result:
 
         if self.frames is None:
             raise UsageError("this result holds no frames; call generate with output='frames'")
-        return save_video(path, self.frames, fps=self.fps if fps is None else fps, quality=quality)
+        return save_video(path, self.frames, fps=fps, usual_fps=self.fps, quality=quality)

@@ -23,7 +23,7 @@ from anyflow_rt.engines.mend import rebuild_command
 from anyflow_rt.errors import BundleError, UsageError
 from anyflow_rt.noise import initial_noise
 from anyflow_rt.prompt import PromptTokenizer
-from anyflow_rt.request import OUTPUTS, Request, make_request
+from anyflow_rt.request import OUTPUTS, Request, check_names, check_on_step, make_request
 from anyflow_rt.result import Result, Seconds
 from anyflow_rt.sampler import Sampler
 from anyflow_rt.sampling.executor import OnStep, Sampling, run_plan
@@ -104,15 +104,25 @@ class Runtime:
     ) -> Result:
         """Make one video, or ``num_videos`` of each prompt.
 
-        steps: jumps, 4 where not given. seed: one integer for the whole batch, or a list with one a video. height,
-        width (pixels), num_frames: the bundle's own where not given. mean_velocity=False is plain Euler: the network
-        is told r = t. output: ``frames`` decodes, ``latents`` does not. on_step is called after every jump with a
-        ``Step``; what it raises ends the run.
+        prompt: a text, or a list or tuple of them.
+        steps: jumps, 1 to 1000; None (default) is 4, as far as min_steps and max_steps allow.
+        budget: seconds; only None (default) so far. confidence: that a budget is met, between 0 and 1, default 0.95.
+        min_steps, max_steps: jumps, 1 and 32 by default; steps must lie between those that are given.
+        seed: of the initial noise, 0 by default: one integer for the whole batch, or a list with one a video.
+        height, width: pixels, multiples of 16; num_frames: 4n + 1. None (default) is the bundle's own.
+        num_videos: of each prompt, 1 by default.
+        negative_prompt: what to avoid where guidance_scale is above 1: a text for all, a list with one a prompt, or
+        None (default) for the empty text. guidance_scale: at least 0; 1 (default) and less are no guidance.
+        mean_velocity: True by default; False is plain Euler, where the network is told r = t.
+        max_sequence_length: prompt tokens that the denoiser attends to, 512 by default; longer prompts are cut.
+        output: ``frames`` (default), or ``latents`` to leave out the decoder.
+        on_step: called after every jump with a ``Step``, None by default; what it raises ends the run.
 
         Raises UsageError, naming the option, its value and the mend, before any work.
         """
         if output not in OUTPUTS:
             raise UsageError(f"output is {output!r}; give one of {', '.join(OUTPUTS)}")
+        check_on_step(on_step)
         request = self._request(
             prompt,
             steps=steps,
@@ -147,17 +157,22 @@ class Runtime:
     ) -> Result:
         """Like ``generate``, but frames go to ``path`` while the decoder still runs, and are not kept.
 
-        ``options`` are those of ``generate``, without ``output``. fps: frames a second, the bundle's own where not
-        given. quality: of a lossy file, see ``video``. Raises OutputError where the file cannot be written, before
-        any work; an existing file is replaced only once the new one is whole.
+        path: ends in .mp4, .gif, .png (a contact sheet) or .npy (the frames themselves). ``options`` are those of
+        ``generate``, without ``output``. fps: frames a second of an mp4 or gif; None (default) is the bundle's own.
+        quality: of an mp4, 0 (small) to 100 (best); None (default) is 70.
+
+        Raises UsageError as ``generate`` does, also for names that are no options, and OutputError where the file
+        cannot be written, before any work; an existing file is replaced only once the new one is whole.
         """
         from anyflow_rt import video
 
+        check_names(options, "generate_to_file")
+        check_on_step(on_step)
         request = self._request(prompt, **options)
         rate, size = self.bundle.defaults.fps if fps is None else fps, request.size
         video.check_output(path, request.videos)
         shape = video.VideoShape(request.videos, size.num_frames, size.height, size.width)
-        with video.BackgroundWriter(video.open_writer(path, shape, fps=rate, quality=quality)) as writer:
+        with video.BackgroundWriter(video.open_writer(path, shape, fps=fps, usual_fps=rate, quality=quality)) as writer:
             run = _Run(self, request)
             latents = run.denoise(on_step)
             for chunk in run.frames(latents):

@@ -38,26 +38,34 @@ FASTEST = {".mp4": 240, ".gif": 50}  # browsers slow a gif down whose frames las
 
 
 def open_writer(
-    path: str | os.PathLike, shape: VideoShape, *, fps: float = DEFAULT_FPS, quality: float | None = None
+    path: str | os.PathLike,
+    shape: VideoShape,
+    *,
+    fps: float | None = None,
+    usual_fps: float = DEFAULT_FPS,
+    quality: float | None = None,
 ) -> VideoWriter:
     """The writer that the path's extension names. Nothing is created before its first call.
 
-    ``fps`` is the rate of an mp4 or gif. ``quality``, 0 to 100, is an mp4's (70 where not given) and refused for the
-    other formats, which have none. Several videos are written as ``output_paths`` says. Raises ``UsageError`` for an
-    unknown extension and values out of range.
+    ``fps`` is the rate of an mp4 or gif (``usual_fps`` where not given), ``quality``, 0 to 100, that of an mp4 (70
+    where not given); both are refused for formats that have none. Several videos are written as ``output_paths``
+    says. Raises ``UsageError`` for an unknown extension and values out of range.
     """
     extension = output_extension(path)
     paths = output_paths(path, shape.num_videos)
     if extension != ".mp4" and quality is not None:
         raise UsageError(f"quality {quality} does not apply to {extension} files: leave it out, or write an .mp4")
+    if extension not in FASTEST and fps is not None:
+        raise UsageError(f"fps {fps} does not apply to {extension} files: leave it out, or write an .mp4 or .gif")
+    rate = usual_fps if fps is None else fps
     if extension == ".mp4":
         from anyflow_rt.output.mp4 import Mp4Writer
 
-        return Mp4Writer(paths, shape, _frame_rate(fps, extension), _checked_quality(quality))
+        return Mp4Writer(paths, shape, _frame_rate(rate, extension), _checked_quality(quality))
     if extension == ".gif":
         from anyflow_rt.output.gif import GifWriter
 
-        return GifWriter(paths, shape, _frame_rate(fps, extension))
+        return GifWriter(paths, shape, _frame_rate(rate, extension))
     if extension == ".png":
         from anyflow_rt.output.sheet import SheetWriter
 
@@ -68,15 +76,22 @@ def open_writer(
 
 
 def save_video(
-    path: str | os.PathLike, frames: np.ndarray, *, fps: float = DEFAULT_FPS, quality: float | None = None
+    path: str | os.PathLike,
+    frames: np.ndarray,
+    *,
+    fps: float | None = None,
+    usual_fps: float = DEFAULT_FPS,
+    quality: float | None = None,
 ) -> tuple[Path, ...]:
-    """Write finished frames, uint8 (T, H, W, 3) or (N, T, H, W, 3). Returns the files written."""
+    """Write finished frames, uint8 (T, H, W, 3) or (N, T, H, W, 3). Returns the files written. The options are
+    ``open_writer``'s."""
     videos = frames[None] if frames.ndim == 4 else frames
     if videos.ndim != 5 or videos.shape[-1] != 3:
         raise UsageError(f"frames to save must have shape (T, H, W, 3) or (N, T, H, W, 3), not {frames.shape}")
     count, length, height, width, _ = videos.shape
     check_output(path, count)
-    writer = open_writer(path, VideoShape(count, length, height, width), fps=fps, quality=quality)
+    shape = VideoShape(count, length, height, width)
+    writer = open_writer(path, shape, fps=fps, usual_fps=usual_fps, quality=quality)
     with writer:
         for index, video in enumerate(videos):
             writer.write(video, index)

@@ -20,9 +20,11 @@ from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.bundle_writer import BundleWriter
 from anyflow_rt.engines.checkpoint import load_checkpoint
 from anyflow_rt.engines.export import EXPORT_VERSION
+from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.openvino_package import processor_has_bf16
 from anyflow_rt.errors import AnyflowError, BundleError, OutputError, UsageError
 from anyflow_rt.loading import SHAPES_CHECKPOINT, shapes_hash
+from anyflow_rt.request import make_request
 from anyflow_rt.runtime import Runtime
 from anyflow_rt.sampling.schedule import uniform_plan
 
@@ -233,7 +235,15 @@ def test_one_frame(runtime: Runtime) -> None:
         ({"guidance_scale": 2.0, "negative_prompt": ["a", "b"]}, "2 negative prompts for 1 prompts"),
         ({"max_sequence_length": 0}, "max_sequence_length"),
         ({"confidence": 1.5}, "confidence is 1.5"),
+        ({"confidence": "high"}, "confidence is 'high'"),
+        ({"confidence": True}, "confidence is True"),
         ({"min_steps": 0}, "min_steps"),
+        ({"min_steps": 8, "max_steps": 4}, "min_steps 8 is above max_steps 4"),
+        ({"min_steps": 40}, "min_steps 40 is above max_steps 32"),
+        ({"steps": 2, "min_steps": 3}, "steps 2 is not within min_steps 3 and max_steps 32"),
+        ({"steps": 8, "max_steps": 4}, "steps 8 is not within min_steps 1 and max_steps 4"),
+        ({"mean_velocity": "no"}, "mean_velocity is 'no'"),
+        ({"mean_velocity": None}, "mean_velocity is None"),
         ({"budget": 1.0}, "budget is 1.0"),
     ],
 )
@@ -250,16 +260,33 @@ def test_bad_options_are_named_before_any_work(runtime: Runtime, tmp_path: Path,
 def test_unknown_options_are_not_dropped(runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="stepps"):
         runtime.generate(PROMPT, stepps=1)
-    with pytest.raises(TypeError, match="stepps"):
-        runtime.generate_to_file(tmp_path / "out.npy", PROMPT, stepps=1)
+    for name in ("stepps", "output", "shift", "default_size"):
+        with pytest.raises(UsageError, match=f"generate_to_file has no option {name}; its options are steps, "):
+            runtime.generate_to_file(tmp_path / "out.npy", PROMPT, **{name: 1})
+    assert not list(tmp_path.iterdir())
+
+
+def test_steps_within_bounds(runtime: Runtime) -> None:
+    for options, steps in (({"max_steps": 2}, 2), ({"min_steps": 6}, 6), ({"steps": 3, "min_steps": 3}, 3)):
+        assert len(runtime.generate(PROMPT, output="latents", **SIZE, **options).plan) == steps
+    assert len(make_request(PROMPT, default_size=VideoSize(1, 16, 16), shift=1.0, steps=64).plan) == 64
 
 
 def test_bad_outputs_are_named_before_any_work(runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no directory"):
         runtime.generate_to_file(tmp_path / "none" / "out.mp4", PROMPT, **SIZE)
-    for options, said in (({"fps": 0}, "fps"), ({"quality": 101}, "101")):
+    for options, said in (
+        ({"fps": 0}, "fps"),
+        ({"quality": 101}, "101"),
+        ({"on_step": "print"}, "on_step is 'print'"),
+    ):
         with pytest.raises(UsageError, match=said):
             runtime.generate_to_file(tmp_path / "out.mp4", PROMPT, **SIZE, **options)
+    with pytest.raises(UsageError, match="on_step is 5"):
+        runtime.generate(PROMPT, on_step=5, **SIZE)
+    for name in ("out.npy", "out.png"):
+        with pytest.raises(UsageError, match=f"fps 12 does not apply to {name[-4:]} files"):
+            runtime.generate_to_file(tmp_path / name, PROMPT, fps=12, **SIZE)
     with pytest.raises(UsageError, match="fps"):
         runtime.generate(PROMPT, steps=1, **SIZE).save(tmp_path / "out.mp4", fps=0)
     assert not list(tmp_path.iterdir())
