@@ -1,12 +1,14 @@
 """The policy loop on the simulated machine, and the scores it is judged by."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
-from anyflow_rt.benchmarks.budget import baselines, load, simulated
-from anyflow_rt.benchmarks.budget.runs import Runs, known_finish
+from anyflow_rt.benchmarks.budget import __main__ as command
+from anyflow_rt.benchmarks.budget import baselines, load, simulated, sweep
+from anyflow_rt.benchmarks.budget.runs import Record, Runs, collect, known_finish
 from anyflow_rt.benchmarks.budget.score import (
     RISING,
     measured_curve,
@@ -16,9 +18,10 @@ from anyflow_rt.benchmarks.budget.score import (
     wilson,
 )
 from anyflow_rt.errors import UsageError
+from anyflow_rt.sampling.calibration import Calibration, Edge, QualityPoint
 from anyflow_rt.sampling.forecast import Forecaster
 from anyflow_rt.sampling.planner import make_tables
-from anyflow_rt.sampling.quality import default_quality
+from anyflow_rt.sampling.quality import default_quality, fit_quality
 
 COSTS = simulated.Costs()
 TABLES = make_tables(default_quality())
@@ -151,3 +154,41 @@ def test_a_recorded_run_tells_the_others():
 
 def test_the_measured_curve_is_the_planners():
     assert measured_curve(default_quality())[[0, 1, 3, 31]] == pytest.approx([0.5, 2 / 3, 0.8, 32 / 33])
+
+
+def test_real_runs_are_scored_like_simulated_ones():
+    made = [Record(3.0, 0.0, 2.0, 0.5, (0.5, 0.5), 0.5, 0.7, None, 3, 2.5, (1e-5,) * 3) for _ in range(2)]
+    runs = collect(made)
+    assert runs.finish[0, :3].tolist() == [1.5, 2.0, 2.5] and runs.steps.tolist() == [2, 2] and runs.met.all()
+    outcome = sweep.score_case(sweep.Case("calm", 0.95), runs, default_quality())
+    assert outcome.rising[baselines.ORACLE].steps == {4: 2} and math.isnan(outcome.predictor.adopted)
+
+
+@pytest.mark.parametrize("non_uniform", [True, False])
+def test_a_flat_measured_curve(non_uniform):
+    means = {1: 0.2, 2: 0.5, 4: 0.7, 8: 0.8, 16: 0.85, 32: 0.84}
+    edges = tuple(Edge(i, j, ((i - j) / 32) ** 1.5) for i in range(1, 33) for j in range(i))
+    points = tuple(QualityPoint(n, mean, mean, mean, 9) for n, mean in means.items())
+    quality = fit_quality(Calibration("b", "score", True, points, edges))
+    case = sweep.Case("calm", 0.99)
+    outcome = sweep.run_case(case, quality, requests=600, non_uniform=non_uniform)
+    score = outcome.measured[sweep.ADAPTIVE]
+    assert score.met >= 0.985 and score.share >= 0.9
+    assert max(score.steps) <= 24, "32 measured no better than 16"
+    assert outcome.rising[sweep.ADAPTIVE].share >= 0.85
+    assert "adaptive" in sweep.table([outcome]) and json.loads(json.dumps(sweep.as_json([outcome])))
+
+
+def test_the_sweep_is_a_command(capsys, monkeypatch):
+    monkeypatch.setattr(command, "CASES", sweep.CASES[:1])
+    assert command.main(["--requests", "50", "--json"]) == 0
+    done = capsys.readouterr()
+    assert len(json.loads(done.out)) == 1 and "no quality was measured" in done.err
+    with pytest.raises(SystemExit):
+        command.main(["--requests", "0"])
+
+
+def test_a_wrong_calibration_ends_the_sweep_in_one_line(capsys, tmp_path):
+    (tmp_path / "calibration.json").write_text("{")
+    assert command.main(["--calibration", str(tmp_path / "calibration.json")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1

@@ -42,7 +42,7 @@ def brute_force(quality, required, remaining, position, limits):
     return max(fitting) if fitting else max(each for each in found if each[1] == -least)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     qualities(),
     st.data(),

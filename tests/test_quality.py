@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from anyflow_rt.errors import BundleError, OutputError
 from anyflow_rt.sampling.calibration import Calibration, Edge, QualityPoint, read_calibration, write_calibration
-from anyflow_rt.sampling.quality import default_quality, envelope, even_path, fit_quality
+from anyflow_rt.sampling.quality import Quality, default_quality, envelope, even_path, fit_quality
 
 ALL_EDGES = tuple(Edge(i, j, ((i - j) / 32) ** 1.5) for i in range(1, 33) for j in range(i))
 
@@ -61,10 +61,14 @@ def test_gaps_are_estimated_and_said():
     assert fit_quality(calibration({}, ())).costs == default_quality().costs
 
 
+def test_where_nothing_differs_everything_is_worth_the_same():
+    assert Quality(((), (1.0,)), ((3.0, 0.5),)).same_value_up_to(2.0) == math.inf
+    flat_end = Quality(((), (1.0,)), ((1.0, 0.5), (2.0, 0.4), (3.0, 0.4)))
+    assert [flat_end.same_value_up_to(cost) for cost in (0.5, 1.5, 2.0, 9.0)] == [1.0, 1.5, math.inf, math.inf]
+
+
 @given(st.lists(st.tuples(st.integers(0, 20).map(float), st.floats(-5, 5)), min_size=1, max_size=8), st.data())
 def test_the_value_never_falls_as_the_cost_falls(points, data):
-    from anyflow_rt.sampling.quality import Quality
-
     quality = Quality(((), (1.0,)), envelope(points))
     low, high = sorted(data.draw(st.tuples(st.floats(-1, 25), st.floats(-1, 25))))
     assert quality.value(low) >= quality.value(high) - 1e-9

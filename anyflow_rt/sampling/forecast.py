@@ -17,7 +17,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from anyflow_rt.sampling.latency import MAX_RUNS, STAGES, TYPICAL_JUMPS, FirstCalls, History, RunTimes, quantile
+from anyflow_rt.sampling.latency import (
+    MAX_JUMPS,
+    MAX_RUNS,
+    STAGES,
+    TYPICAL_JUMPS,
+    FirstCalls,
+    History,
+    RunTimes,
+    quantile,
+)
 from anyflow_rt.sampling.moments import HORIZONS, PRIOR_WEIGHT, Moments, PastRun, group_of, look_back, prior
 from anyflow_rt.sampling.ratio import SpeedRatio
 from anyflow_rt.sampling.schedule import GRID_INTERVALS
@@ -172,6 +181,8 @@ class Forecaster:
 
     def _first_calls(self, stages: Sequence[str], confidence: float) -> float:
         """What the first calls that these stages still have to make take more than warm ones."""
+        if not self._cold:
+            return 0.0
         skipped = {stage for stage, runs in (("decode", self._decode), ("encode", self._encode)) if not runs}
         extra = sum(self._first_call(stage, confidence) for stage in stages if stage in self._cold - skipped)
         return extra * max(1.0, self._ratio.value)
@@ -220,6 +231,8 @@ class Forecaster:
         """Typical times, the noise of single jumps, and the moments, of the runs until now."""
         self._new_runs = 0
         self._tables.clear()
+        while sum(len(run.jumps) for run in self._runs) > MAX_JUMPS:
+            self._runs.popleft()
         past = [PastRun(run.jumps, run.levels, run.seconds.get("decode")) for run in self._runs]
         self._set_relative([RunTimes(jumps=tuple(run.jumps), **run.seconds) for run in self._runs])
         jumps = np.concatenate([run.jumps for run in past])

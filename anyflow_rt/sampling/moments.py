@@ -29,8 +29,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from anyflow_rt.sampling.latency import MAX_JUMPS
-
 HORIZONS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """k that are looked at; between them Q_k is interpolated."""
 ALL, FAST, USUAL, SLOW, STARTS = range(5)
@@ -86,28 +84,33 @@ def prior(confidence: float, jumps: float) -> float:
 
 
 def look_back(runs: Sequence[PastRun], decode: float, typical: float) -> Moments:
-    """e_k of the newest jumps of ``runs``, oldest first, each with jumps. decode: typical, in jumps; 0 for runs
+    """e_k at every jump of ``runs``, oldest first, each with jumps. decode: typical, in jumps; 0 for runs
     without decoding. typical: seconds of a jump. Where no decoding was measured it is taken as expected."""
-    levels = np.array([level for run in runs for level in run.levels[:-1]])[-MAX_JUMPS:]
-    jumps = np.array([seconds for run in runs for seconds in run.jumps])[-MAX_JUMPS:]
-    jumps = np.minimum(jumps, LARGEST * levels)
+    counts = np.array([len(run.jumps) for run in runs])
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    levels = np.concatenate([run.levels[:-1] for run in runs])
+    jumps = np.minimum(np.concatenate([run.jumps for run in runs]), LARGEST * levels)
     last = np.array([run.levels[-1] for run in runs])
     tails = np.array([_tail(run, decode) for run in runs])
     if np.isnan(tails).all():
         tails = decode * last
-    tail = np.repeat(tails, [len(run.jumps) for run in runs])[-len(jumps) :]
-    group = np.where(levels > SLOW_FROM * typical, SLOW, np.where(levels < FAST_UP_TO * typical, FAST, USUAL))
+    tail = np.repeat(tails, counts)
+    ratio = levels / typical
+    group = np.where(ratio > SLOW_FROM, SLOW, np.where(ratio < FAST_UP_TO, FAST, USUAL))
     total = np.concatenate([[0.0], np.cumsum(jumps)])
     found: dict[tuple[int, int], np.ndarray] = {}
     if decode:
         found[ALL, 0] = _sorted(tails / (last * decode))
     for horizon in HORIZONS[1:]:
-        found[STARTS, horizon] = _sorted(np.array([_from_start(run, horizon, decode) for run in runs]))
+        own = np.minimum(counts, horizon)
+        found[STARTS, horizon] = _sorted(
+            (total[starts + own] - total[starts] + tails) / (levels[starts] * (own + decode))
+        )
         if horizon > len(jumps):
             continue
         count = len(jumps) - horizon + 1
-        took = total[horizon:] - total[:-horizon] + tail[horizon - 1 :]
-        errors = took / (levels[:count] * (horizon + decode))
+        errors = (total[horizon:] - total[:-horizon] + tail[horizon - 1 :]) / (levels[:count] * (horizon + decode))
         found[ALL, horizon] = _sorted(errors)
         for each in (FAST, USUAL, SLOW):
             found[each, horizon] = _sorted(errors[group[:count] == each])
@@ -118,11 +121,6 @@ def _tail(run: PastRun, decode: float) -> float:
     if not decode:
         return 0.0
     return math.nan if run.decode is None else min(run.decode, LARGEST * decode * run.levels[-1])
-
-
-def _from_start(run: PastRun, horizon: int, decode: float) -> float:
-    jumps = [min(seconds, LARGEST * level) for seconds, level in zip(run.jumps[:horizon], run.levels, strict=False)]
-    return (sum(jumps) + _tail(run, decode)) / (run.levels[0] * (len(jumps) + decode))
 
 
 def _sorted(errors: np.ndarray) -> np.ndarray:

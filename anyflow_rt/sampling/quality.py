@@ -65,17 +65,16 @@ class Quality:
 
     def same_value_up_to(self, cost: float) -> float:
         """The largest sum that is worth what ``cost`` is: above ``cost`` only where g is flat there."""
+        knots = self.knots
+        last_is_flat = len(knots) == 1 or knots[-1][1] == knots[-2][1]
         right = bisect_right(self._sums, cost)
-        if 0 < right < len(self.knots) and self.knots[right - 1][1] != self.knots[right][1]:
+        if right == len(knots):
+            return math.inf if last_is_flat else cost
+        if right and knots[right - 1][1] != knots[right][1]:
             return cost
-        if right == len(self.knots):
-            flat = right == 1 or self.knots[-1][1] == self.knots[-2][1]
-            return math.inf if flat else cost
-        while right + 1 < len(self.knots) and self.knots[right + 1][1] == self.knots[right][1]:
+        while right + 1 < len(knots) and knots[right + 1][1] == knots[right][1]:
             right += 1
-        if right + 1 == len(self.knots) and right and self.knots[right - 1][1] == self.knots[right][1]:
-            return math.inf
-        return self._sums[right]
+        return math.inf if right + 1 == len(knots) and last_is_flat else self._sums[right]
 
 
 def even_next(node: int, jumps: int) -> int:

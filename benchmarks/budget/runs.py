@@ -41,6 +41,40 @@ class Runs:
         return Runs(**cut, overhead=self.overhead)
 
 
+@dataclass(frozen=True)
+class Record:
+    """One real run. before: seconds of everything up to the first decision; jumps: of each; after: from the last jump
+    to the end. seconds: of the whole; predicted, first_predicted: None where nothing was known yet."""
+
+    budget: float
+    waited: float
+    seconds: float
+    before: float
+    jumps: tuple[float, ...]
+    after: float
+    value: float
+    predicted: float | None
+    first_steps: int
+    first_predicted: float | None
+    overhead: tuple[float, ...]
+
+
+def collect(records: Sequence[Record]) -> Runs:
+    """Real runs as ``Runs``. What other numbers of jumps would have taken is ``known_finish``'s estimate."""
+    return Runs(
+        budgets=np.array([each.budget for each in records]),
+        waited=np.array([each.waited for each in records]),
+        seconds=np.array([each.seconds for each in records]),
+        steps=np.array([len(each.jumps) for each in records]),
+        values=np.array([each.value for each in records]),
+        predicted=np.array([each.predicted for each in records], float),
+        first_steps=np.array([each.first_steps for each in records]),
+        first_predicted=np.array([each.first_predicted for each in records], float),
+        finish=np.array([known_finish(each.before, each.jumps, each.after) for each in records]),
+        overhead=np.array([seconds for each in records for seconds in each.overhead]),
+    )
+
+
 def known_finish(before: float, jumps: Sequence[float], after: float) -> np.ndarray:
     """(32,) seconds of 1..32 jumps from one run's recorded times: text and conditioner, the jumps, decode and encode.
 

@@ -1,0 +1,126 @@
+"""The simulated sweep: every case on the same footing, scored, as a table and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from anyflow_rt.benchmarks.budget import simulated
+from anyflow_rt.benchmarks.budget.runs import Runs
+from anyflow_rt.benchmarks.budget.score import (
+    RISING,
+    Predictor,
+    Score,
+    measured_curve,
+    quantiles,
+    score_baselines,
+    score_predictor,
+    score_run,
+)
+from anyflow_rt.sampling.forecast import Forecaster
+from anyflow_rt.sampling.planner import make_tables
+from anyflow_rt.sampling.quality import Quality
+
+ADAPTIVE = "adaptive"
+RECOVERY_RUNS = 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to be asked. profile_factor: the stored profile's times over the true ones."""
+
+    machine: str
+    confidence: float
+    arrivals: str = "poisson"
+    budgets: str = "jumps"
+    profile_factor: float = 1.0
+
+
+CASES = (
+    Case("calm", 0.99),
+    Case("calm", 0.95),
+    Case("contended", 0.99),
+    Case("contended", 0.95),
+    Case("contended", 0.99, arrivals="bursty", budgets="factor"),
+    Case("calm", 0.95, profile_factor=0.5),
+    Case("calm", 0.95, profile_factor=2.0),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Scores by policy, on the rising curve of step counts and on the quality that was planned with.
+
+    first_met, then_met: of the first ``RECOVERY_RUNS`` requests that the oracle meets, and of as many after them.
+    overhead, longest_wait: seconds of a decision, and in the queue.
+    """
+
+    case: Case
+    rising: Mapping[str, Score]
+    measured: Mapping[str, Score]
+    predictor: Predictor
+    first_met: float
+    then_met: float
+    overhead: Mapping[str, float]
+    longest_wait: float
+
+
+def run_case(case: Case, quality: Quality, *, requests: int, seed: int = 0, non_uniform: bool = True) -> Outcome:
+    """Simulate and score one case. The same arguments give the same outcome, but for the overhead."""
+    rng = np.random.default_rng(seed)
+    costs = simulated.Costs()
+    asked = simulated.make_requests(costs, requests, rng, arrivals=case.arrivals, budgets=case.budgets)
+    place = simulated.machine(case.machine, asked, rng)
+    forecaster = Forecaster(simulated.profile(costs, rng, factor=case.profile_factor), warm=True)
+    tables = make_tables(quality, non_uniform=non_uniform)
+    return score_case(case, simulated.simulate(place, asked, tables, forecaster, confidence=case.confidence), quality)
+
+
+def score_case(case: Case, runs: Runs, quality: Quality) -> Outcome:
+    """Scores of runs, simulated or real."""
+    curve = measured_curve(quality)
+    met = runs.met[(runs.finish <= runs.budgets[:, None]).any(axis=1)]
+    first, then = met[:RECOVERY_RUNS], met[RECOVERY_RUNS : 2 * RECOVERY_RUNS]
+    return Outcome(
+        case,
+        rising={ADAPTIVE: score_run(runs, RISING), **score_baselines(runs, RISING)},
+        measured={ADAPTIVE: score_run(runs, curve, values=runs.values), **score_baselines(runs, curve)},
+        predictor=score_predictor(runs, case.confidence),
+        first_met=float(np.mean(first)) if len(first) else float("nan"),
+        then_met=float(np.mean(then)) if len(then) else float("nan"),
+        overhead=quantiles(runs.overhead),
+        longest_wait=float(runs.waited.max()),
+    )
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """For reading: one block a case, one line a policy."""
+    lines = []
+    for each in outcomes:
+        case = each.case
+        lines.append(
+            f"{case.machine}, confidence {case.confidence}, {case.arrivals} arrivals, budgets by {case.budgets}, "
+            f"profile x{case.profile_factor:g}: {each.rising[ADAPTIVE].requests} requests, "
+            f"{each.rising[ADAPTIVE].hopeless} that nothing meets"
+        )
+        lines.append(f"  {'policy':14}{'met':>8}  {'interval':18}{'share':>7}{'rising':>8}{'p99 s':>9}")
+        for name, score in each.measured.items():
+            low, high = score.met_interval
+            lines.append(
+                f"  {name:14}{score.met:8.4f}  {low:.4f} to {high:.4f}  {score.share:7.3f}"
+                f"{each.rising[name].share:8.3f}{score.seconds['p99']:9.3f}"
+            )
+        lines.append(
+            f"  stated finish held: {each.predictor.once:.4f} kept from the start, {each.predictor.adopted:.4f} as "
+            f"run; met among the first {RECOVERY_RUNS}: {each.first_met:.2f}, the next: {each.then_met:.2f}; decisions "
+            f"p99 {each.overhead['p99'] * 1e6:.0f} us; longest wait {each.longest_wait:.2f} s"
+        )
+    return "\n".join(lines)
+
+
+def as_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Every value, for machines."""
+    return [asdict(each) for each in outcomes]
