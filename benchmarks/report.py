@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from anyflow_rt.benchmarks.measure import BUSY_CORES, Sample
-
-PACKAGES = ("anyflow-rt", "openvino", "onnxruntime", "torch", "diffusers", "transformers", "numpy", "av")
+from anyflow_rt.benchmarks.results.decoding import encode
+from anyflow_rt.benchmarks.results.machine import describe_machine, package_versions, project_commit
 
 
 @dataclass(frozen=True)
@@ -78,29 +73,10 @@ def results(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The content of a results file."""
     return {
         "schema": 1,
-        "machine": machine(),
-        "versions": {"python": platform.python_version(), **_versions()},
-        "commit": _commit(),
+        "machine": encode(describe_machine()),
+        "versions": package_versions(),
+        "commit": project_commit(),
         "benchmarks": [outcome.to_dict() for outcome in outcomes],
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, its instructions for matrix products, memory in bytes."""
-    facts: dict[str, Any] = {}
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            name, _, value = line.partition(":")
-            facts.setdefault(name.strip(), value.strip())
-    flags = facts.get("flags", "").split()
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
-    return {
-        "processor": facts.get("model name", platform.processor()),
-        "cores": len(os.sched_getaffinity(0)),
-        "instructions": [flag for flag in wanted if flag in flags],
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": platform.platform(),
     }
 
 
@@ -111,18 +87,3 @@ def _table(samples: Sequence[Sample]) -> list[str]:
 
 def _sample(sample: Sample) -> dict[str, Any]:
     return {"name": sample.name, "unit": sample.unit, "median": sample.median, "values": list(sample.values)}
-
-
-def _versions() -> dict[str, str]:
-    installed = {distribution.name for distribution in metadata.distributions()}
-    return {package: metadata.version(package) for package in PACKAGES if package in installed}
-
-
-def _commit() -> str | None:
-    """The commit of the checkout this runs from, None for an installed package."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except FileNotFoundError:
-        return None
-    return answer.stdout.strip() or None

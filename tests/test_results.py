@@ -152,7 +152,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 def test_a_results_file_has_an_entry_a_line() -> None:
     results = make_results(prompts=2)
     lines = results_to_json(results).splitlines()
-    assert sum('"prompt"' in line for line in lines) == len(results.quality)
+    assert sum('"score"' in line and '"prompt"' in line for line in lines) == len(results.quality)
 
 
 def test_the_machine_is_described() -> None:

@@ -10,7 +10,13 @@ from anyflow_rt.benchmarks.pages.charts import latency_chart, metrics_chart, par
 from anyflow_rt.benchmarks.pages.page import page_html
 from anyflow_rt.benchmarks.pages.sections import LATENCY, METRICS, PARETO, QUALITY, SHEET
 from anyflow_rt.benchmarks.pages.sheet import ContactSheet, sheet_picture
-from anyflow_rt.benchmarks.results.file import RESULTS_NAME, read_results, results_to_json, write_files
+from anyflow_rt.benchmarks.results.file import (
+    RESULTS_NAME,
+    read_results,
+    refuse_directories,
+    results_to_json,
+    write_files,
+)
 from anyflow_rt.benchmarks.results.summary import Summary, summarize_results
 from anyflow_rt.benchmarks.results.values import Results
 from anyflow_rt.errors import OutputError, UsageError
@@ -35,6 +41,7 @@ def prepare_report(directory: str | Path) -> None:
         raise OutputError(f"the report {path} is a file, not a directory; name another with --report") from None
     except OSError as error:
         raise output_error(path, error) from error
+    refuse_directories(path / name for name in (RESULTS_NAME, *CHARTS, SHEET, PAGE_NAME))
     probe = OutputFile(path / RESULTS_NAME)
     try:
         probe.create()

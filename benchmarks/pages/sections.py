@@ -16,6 +16,7 @@ from anyflow_rt.benchmarks.results.tables import (
     jumps_table,
     latency_table,
     memory_sentences,
+    metrics_table,
     parity_sentences,
     peer_tables,
     set_scores_table,
@@ -153,17 +154,17 @@ def _peer(summary: Summary) -> Section:
 
 def _metrics(summary: Summary) -> Section:
     others = [curve for curve in summary.curves if curve not in summary.headline]
-    described = {metric_name(curve.metric): curve.metric.description for curve in others}
-    sentences = [f"{name}: {text}." for name, text in described.items() if text]
-    if any(curve.metric.fidelity for curve in others):
-        sentences.append("Fidelity is likeness to a run of many steps at the same seed. It is not quality.")
+    compared = any(curve.metric.fidelity for curve in others)
+    sentences = (
+        ("Fidelity is likeness to a run of many steps at the same seed. It is not quality.",) if compared else ()
+    )
     return Section(
         "Other metrics",
-        tuple(sentences),
+        sentences,
         METRICS,
         "Every other metric against the number of steps, with intervals",
         _present(set_scores_table(summary)),
-        _curve_folds(others),
+        (*_curve_folds(others), *_folds(metrics_table(summary))),
     )
 
 

@@ -27,7 +27,7 @@ from anyflow_rt.benchmarks.statistics.unpaired import can_tell_apart, ratio_of_m
 LATENCY_MARGIN = 0.05
 """A change of a median time by a smaller share than this is never called one."""
 IMPROVED, SAME, REGRESSED, INCOMPARABLE = "improved", "same", "regressed", "incomparable"
-TAIL_RESAMPLES = 10
+TAIL_RESAMPLES = 5
 """Resamples beyond each end of an interval: corrected intervals reach far out, and need more resamples for it."""
 FEWEST_PROMPTS = 2
 
@@ -192,7 +192,7 @@ def _latency(before: Results, after: Results, seed: int) -> list[Comparison | _P
     ]
     general = (
         (invalid[0] if invalid else None)
-        or _fault("machine", *described, "another machine")
+        or _fault("machine", described[0], described[1], "another machine")
         or _fault("size", list(before.settings.size), list(after.settings.size), "videos of other sizes")
         or _fault("batch", before.settings.batch, after.settings.batch, "another batch")
     )

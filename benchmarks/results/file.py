@@ -6,11 +6,13 @@ One entry of a list a line, so that a file of thousands of samples still reads a
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from anyflow_rt.benchmarks.results.decoding import DecodingError, decode, encode
 from anyflow_rt.benchmarks.results.values import SCHEMA, Results, ResultsError
+from anyflow_rt.errors import OutputError
 from anyflow_rt.output.target import OutputFile, output_error
 
 RESULTS_NAME = "results.json"
@@ -81,6 +83,7 @@ def write_files(contents: dict[Path, bytes]) -> None:
 
     A failure while writing leaves everything as it was. Putting in place is one rename a file.
     """
+    refuse_directories(contents)
     files = [OutputFile(path) for path in contents]
     try:
         for file, content in zip(files, contents.values(), strict=True):
@@ -94,6 +97,13 @@ def write_files(contents: dict[Path, bytes]) -> None:
     finally:
         for file in files:
             file.discard()
+
+
+def refuse_directories(files: Iterable[Path]) -> None:
+    """Raise OutputError where a directory stands in the place of a file."""
+    for file in files:
+        if file.is_dir():
+            raise OutputError(f"cannot write {file}: it is a directory; remove it or name another place")
 
 
 def _block(value: Any) -> str:

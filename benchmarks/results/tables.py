@@ -127,7 +127,8 @@ def _peer_table(name: str, found: Sequence[PeerRow]) -> Table:
         )
         for row in found
     )
-    title = f"{name}: medians, and theirs over ours" + (f" (the fastest of its kind {where})" if best else "")
+    rank = f", the fastest peer {where}" if best else ""
+    title = f"{name}{rank}: medians, and theirs over ours"
     return Table(title, ("steps", "theirs", "ours", "ratio", "95% interval", "n"), rows)
 
 
@@ -156,6 +157,13 @@ def changes_table(curve: Curve) -> Table | None:
     )
     title = f"Change of {metric_name(curve.metric)}, {curve.series}, pair by pair; intervals hold together at 95%"
     return Table(title, ("steps", "change", "interval", ""), rows) if rows else None
+
+
+def metrics_table(summary: Summary) -> Table | None:
+    """What each metric is."""
+    described = [summary.results.metric(name) for name in summary.results.metric_names]
+    rows = tuple((metric_label(metric), metric.description) for metric in described if metric.description)
+    return Table("What each metric is", ("metric", "meaning"), rows, numbers=False) if rows else None
 
 
 def set_scores_table(summary: Summary) -> Table | None:

@@ -272,8 +272,9 @@ class Results:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Every metric that was described or that has a score, in the order they come."""
-        named = [each.name for each in self.metrics], [each.metric for each in (*self.quality, *self.set_scores)]
-        return tuple(dict.fromkeys(name for names in named for name in names))
+        described = (each.name for each in self.metrics)
+        scored = (each.metric for each in self.quality)
+        return tuple(dict.fromkeys([*described, *scored, *(each.metric for each in self.set_scores)]))
 
     def metric(self, name: str) -> Metric:
         """The description of a metric; a plain one where the file has none."""

@@ -48,7 +48,7 @@ def interval_text(interval: Interval, sign: str = "", unit: str = "") -> str:
 def change_text(difference: Difference, metric: Metric) -> str:
     """What a step from one count to the next does."""
     if difference.direction == "unclear":
-        return "no clear change"
+        return "unclear"
     if metric.higher_is_better is None:
         return difference.direction
     return "worse" if difference.is_worse(metric.higher_is_better) else "better"

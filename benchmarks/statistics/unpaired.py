@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from anyflow_rt.benchmarks.optional import optional_module
-from anyflow_rt.benchmarks.statistics.bootstrap import Interval, check_resampling, finite
+from anyflow_rt.benchmarks.statistics.bootstrap import BATCH_NUMBERS, Interval, check_resampling, finite
 from anyflow_rt.errors import UsageError
 
 
@@ -44,6 +44,7 @@ def ratio_of_medians(
             statistic,
             vectorized=True,
             n_resamples=resamples,
+            batch=max(1, BATCH_NUMBERS // counts[0]),
             confidence_level=confidence,
             method="percentile",
             rng=np.random.default_rng(seed),
