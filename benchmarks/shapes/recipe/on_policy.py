@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from anyflow_rt.benchmarks.shapes.recipe.export import latest_denoiser
 from anyflow_rt.benchmarks.shapes.recipe.flow_map import forward_loss
+from anyflow_rt.benchmarks.shapes.recipe.parallel import average_gradients
 from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts
 from anyflow_rt.benchmarks.shapes.recipe.training import Batch, Schedule, train_denoiser
 from anyflow_rt.benchmarks.shapes.recipe.transformer import rotary_table, shifted, velocity
@@ -98,6 +99,7 @@ def train(seconds: float) -> None:
         loss = (predicted - (noise - videos)).square().mean()
         optimizer.zero_grad()
         loss.backward()
+        average_gradients(list(critic_network.parameters()))
         torch.nn.utils.clip_grad_norm_(critic_network.parameters(), 1.0)
         optimizer.step()
         return float(loss.detach())

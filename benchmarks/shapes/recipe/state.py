@@ -15,6 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from anyflow_rt.benchmarks.shapes.recipe.parallel import rank
+
 TORCH_THREADS = int(os.environ.get("ANYFLOW_RT_TRAIN_THREADS", "2"))
 """Threads of the stages. Where all cores are busy, one thread is quicker than two that wait for each other."""
 CLOCK_CORES = 2
@@ -102,15 +104,19 @@ class StageState:
         return torch.load(self.path, map_location="cpu", weights_only=True)
 
     def save(self, contents: dict[str, Any]) -> None:
-        """Replace the checkpoint atomically."""
+        """Replace the checkpoint atomically; the first of several processes does."""
         import torch
 
+        if rank() != 0:
+            return
         temporary = self.path.with_suffix(".partial")
         torch.save(contents, temporary)
         os.replace(temporary, self.path)
 
     def log(self, **record: float | int | str) -> None:
-        """Append one JSON line to the stage's log and print it."""
+        """Append one JSON line to the stage's log and print it; the first of several processes does."""
+        if rank() != 0:
+            return
         line = json.dumps(
             {key: round(value, 6) if isinstance(value, float) else value for key, value in record.items()}
         )

@@ -11,6 +11,7 @@ import torch
 
 from anyflow_rt.benchmarks.shapes.captions import TRAINING_ATTRIBUTES, captions
 from anyflow_rt.benchmarks.shapes.recipe.latents import load_latents
+from anyflow_rt.benchmarks.shapes.recipe.parallel import average, average_gradients, join, processes, rank
 from anyflow_rt.benchmarks.shapes.recipe.state import TORCH_THREADS, Interruption, StageState, TrainingClock
 from anyflow_rt.benchmarks.shapes.recipe.text import new_tokenizer
 
@@ -84,7 +85,8 @@ def train_denoiser(
     ``loss_of`` gives a batch's loss and what to log of it. The checkpoint also holds averaged weights (decay 0.999,
     less at the start), which are what later stages use, and what ``also_saved`` names: ``loss_of``'s own networks.
     """
-    torch.set_num_threads(TORCH_THREADS)
+    torch.set_num_threads(TORCH_THREADS if processes() == 1 else 1)
+    join()
     stage, interruption, source = StageState(stage_name), Interruption(), BatchSource()
     networks = {"transformer": transformer, "text_encoder": text_encoder}
     parameters = list(
@@ -104,7 +106,7 @@ def train_denoiser(
         for name, holder in others.items():
             holder.load_state_dict(saved[name])
         clock, step = TrainingClock(seconds, saved["spent"]), saved["step"]
-    torch.manual_seed(step + 1)
+    torch.manual_seed((step + 1) * processes() + rank())
     last_save, sums, counted = clock.spent, dict[str, float](), 0
 
     def save() -> None:
@@ -116,12 +118,16 @@ def train_denoiser(
         )
         clock.skip()
 
-    while clock.progress < 1.0 and not interruption.asked:
+    while True:
+        progress = average(2.0 if interruption.asked else clock.progress)
+        if progress >= 1.0:
+            break
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step, clock.progress)
-        loss, figures = loss_of(source.draw(schedule.batch_size))
+            group["lr"] = schedule.rate(step, progress)
+        loss, figures = loss_of(source.draw(schedule.batch_size // processes()))
         optimizer.zero_grad()
         loss.backward()
+        average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         weight = 1.0 - min(EMA_DECAY, (1 + step) / (10 + step))
