@@ -12,12 +12,11 @@ counts once, bursts that begin within k jumps and a level that follows late are 
 
 Moments are grouped by how fast the machine was then (a slow one recovers, a fast one does not get faster); the group's
 own quantile counts where it has enough. Before a run's first jump, what the jumps of one run share is still unknown:
-there the larger counts of that quantile and of the one over past runs' starts, a shorter run standing for one of k
-jumps as if it had gone on as it went.
+there the larger counts of that quantile and of the one over the starts of past runs.
 
 With few moments n the quantile is drawn towards the prior 1 + z sqrt(w^2 / (k + D) + b^2), z the normal quantile, w
 independent and b common spread: (m Q + PRIOR_WEIGHT prior) / (m + PRIOR_WEIGHT). m = n / sqrt(k), as moments that
-overlap tell less; m = n for starts, which do not.
+overlap tell less; m = n for starts, which overlap little.
 """
 
 from __future__ import annotations
@@ -103,15 +102,12 @@ def look_back(runs: Sequence[PastRun], decode: float, typical: float) -> Moments
     if decode:
         found[ALL, 0] = _sorted(tails / (last * decode))
     for horizon in HORIZONS[1:]:
-        own = np.minimum(counts, horizon)
-        found[STARTS, horizon] = _sorted(
-            (total[starts + own] - total[starts] + tails) / (levels[starts] * (own + decode))
-        )
         if horizon > len(jumps):
             continue
         count = len(jumps) - horizon + 1
         errors = (total[horizon:] - total[:-horizon] + tail[horizon - 1 :]) / (levels[:count] * (horizon + decode))
         found[ALL, horizon] = _sorted(errors)
+        found[STARTS, horizon] = _sorted(errors[starts[starts < count]])
         for each in (FAST, USUAL, SLOW):
             found[each, horizon] = _sorted(errors[group[:count] == each])
     return Moments(decode, found)
