@@ -27,6 +27,7 @@ from anyflow_rt.request import OUTPUTS, Request, check_names, check_on_step, mak
 from anyflow_rt.result import Result, Seconds
 from anyflow_rt.sampler import Sampler
 from anyflow_rt.sampling.executor import OnStep, Sampling, run_plan
+from anyflow_rt.working_memory import check_memory
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ class Runtime:
         check_on_step(on_step)
         request = self._request(
             prompt,
+            output,
             steps=steps,
             budget=budget,
             confidence=confidence,
@@ -168,7 +170,7 @@ class Runtime:
 
         check_names(options, "generate_to_file")
         check_on_step(on_step)
-        request = self._request(prompt, **options)
+        request = self._request(prompt, "file", **options)
         rate, size = self.bundle.defaults.fps if fps is None else fps, request.size
         video.check_output(path, request.videos)
         shape = video.VideoShape(request.videos, size.num_frames, size.height, size.width)
@@ -205,14 +207,22 @@ class Runtime:
     ) -> None:
         self.close()
 
-    def _request(self, prompt: str | Sequence[str], **options: Any) -> Request:
-        """The checked request, the size included."""
+    def _request(self, prompt: str | Sequence[str], output: str, **options: Any) -> Request:
+        """The checked request, the size included. output: ``frames``, ``latents`` or ``file``."""
         self._components.check_open()
         architecture = self.bundle.architecture
         request = make_request(
             prompt, default_size=self.bundle.defaults.size, shift=architecture.scheduler.shift, **options
         )
         geometry.latent_size(architecture, request.size)
+        check_memory(
+            architecture,
+            request.size,
+            request.videos,
+            engine=self.engine,
+            precision=self.precision,
+            output=output,
+        )
         return request
 
 
