@@ -62,7 +62,8 @@ def _shapes_bundle(report: Report) -> Path:
     """Where the shapes checkpoint's bundle is, after making it where it is not there or of an earlier version."""
     path = default_bundle_path(SHAPES_CHECKPOINT)
     if not _is_current(path):
-        from anyflow_rt.build import BuildOptions, build, require_packages
+        from anyflow_rt.build import build, require_packages
+        from anyflow_rt.build_plan import BuildOptions
 
         require_packages("building the shapes checkpoint's bundle")
         report(f"building the bundle of the shapes checkpoint at {path} (once, about a minute)")

@@ -7,7 +7,8 @@
         writer.set_tokenizer(checkpoint.tokenizer_file)
         writer.commit()
 
-1. A lock beside the bundle keeps two builds apart.
+1. A lock beside the bundle, ``.<name>.lock``, keeps two builds apart. The empty file stays, also after a failure:
+   whoever removed it could leave two builds with a lock each, one on the file and one on its successor.
 2. A new bundle grows in a hidden sibling directory, which ``commit`` renames into place.
 3. A bundle that exists is extended with files of names that its manifest does not use; ``commit`` replaces the
    manifest. Files that a manifest names are never written again.
@@ -32,8 +33,9 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from anyflow_rt.engines.architecture import Architecture
-from anyflow_rt.engines.bundle import Bundle, read_manifest
-from anyflow_rt.engines.bundle_files import PARTIAL, file_sha256, flush, free_name, record_file, size_fault, sweep
+from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.bundle_files import PARTIAL, file_sha256, flush, free_name, record_file, sweep
+from anyflow_rt.engines.bundle_survey import GIVE_OUT, survey
 from anyflow_rt.engines.manifest import (
     MANIFEST_NAME,
     CheckpointRecord,
@@ -47,7 +49,6 @@ from anyflow_rt.engines.manifest import (
 from anyflow_rt.errors import BundleError, OutputError
 
 _log = logging.getLogger(__name__)
-GIVE_OUT = "give another place with --out"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -224,40 +225,18 @@ class BundleWriter:
         """Look at what is there, remove what is left over, and choose where to write."""
         for stale in self.path.parent.glob(f".{self.path.name}.partial-*"):
             shutil.rmtree(stale)
+        found = survey(self.path, self.bundle_id, force=self._force, elsewhere=self._elsewhere)
+        self._existing = found.manifest
+        self._components, self._engines = dict(found.components), dict(found.engines)
+        self._tokenizer = found.tokenizer
         if (self.path / MANIFEST_NAME).is_file():
             self._root = self.path
-            self._adopt()
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise BundleError(f"{self.path} exists and is not a bundle; {self._elsewhere}")
         else:
             self._root = self.path.parent / f".{self.path.name}.partial-{os.getpid()}"
             self._root.mkdir()
+        if found.manifest is not None:
+            sweep(self.path, found.manifest)
         self._onnx = free_name(self._root, "onnx")
-
-    def _adopt(self) -> None:
-        """Keep the parts of the existing bundle that are intact and of the same identity."""
-        try:
-            manifest = read_manifest(self.path)
-        except BundleError:
-            if not self._force:
-                raise
-            return
-        self._existing = manifest
-        if manifest.bundle_id != self.bundle_id and not self._force:
-            raise BundleError(
-                f"{self.path} holds the bundle of another checkpoint or version ({manifest.checkpoint.id}); "
-                f"replace it with --force or {self._elsewhere}"
-            )
-        sweep(self.path, manifest)
-        if self._force:
-            return
-
-        def intact(files: tuple[FileRecord, ...]) -> bool:
-            return all(size_fault(self.path, file) is None for file in files)
-
-        self._components = {part.name: part for part in manifest.components if intact(part.files)}
-        self._engines = {part.key: part for part in manifest.engines if intact(part.files)}
-        self._tokenizer = manifest.tokenizer if intact((manifest.tokenizer,)) else None
 
     @contextlib.contextmanager
     def _scratch(self, name: str) -> Iterator[Path]:

@@ -19,7 +19,7 @@ import pytest
 from support.bundles import RandomBundle, random_bundle
 
 import anyflow_rt
-from anyflow_rt.build import BuildOptions
+from anyflow_rt.build_plan import BuildOptions
 from anyflow_rt.cli.main import main
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.checkpoint import load_checkpoint

@@ -14,7 +14,8 @@ import pytest
 from support.bundles import RandomBundle, random_bundle
 from support.checkpoints import make_checkpoint
 
-from anyflow_rt.build import BuildOptions, BuildReport, build, estimate
+from anyflow_rt.build import BuildReport, build
+from anyflow_rt.build_plan import BuildOptions, Preview, preview
 from anyflow_rt.defaults import WAN_VIDEO
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.checkpoint import load_checkpoint
@@ -170,15 +171,42 @@ def stand_in(writer, name: str, exported: list[str]) -> float:
     return 0.0
 
 
-def test_estimate(made: RandomBundle) -> None:
-    needs = estimate(BuildOptions(checkpoint=str(made.checkpoint)))
-    assert needs.disk > sum(path.stat().st_size for path in made.path.rglob("*") if path.is_file())
-    assert needs.memory > 1 << 30
-    assert needs.seconds > 1
-    with pytest.raises(UsageError, match="height 40"):
-        estimate(BuildOptions(checkpoint=str(made.checkpoint), height=40))
-    with pytest.raises(UsageError, match="magic"):
-        estimate(BuildOptions(checkpoint=str(made.checkpoint), engine="magic"))
+def test_preview(made: RandomBundle, tmp_path: Path) -> None:
+    """What a build would do, given what is there; and nothing changes."""
+
+    def look(**options) -> Preview:
+        named = {"checkpoint": str(made.checkpoint), "out": made.path, "onnx_only": True}
+        return preview(BuildOptions(**{**named, **options}))
+
+    before = contents(made.path)
+    assert not look().changes
+    new = look(out=tmp_path / "new")
+    assert (new.components, new.settings, new.changes) == (COMPONENT_NAMES, True, True)
+    assert new.estimate.disk > sum(map(len, before.values()))
+    assert new.estimate.memory > 1 << 30
+    assert new.estimate.seconds > 1
+    assert look(force=True).components == COMPONENT_NAMES
+    added = look(onnx_only=False, engine="onnxruntime")
+    assert (added.components, added.engines, added.settings) == ((), ("cpu onnxruntime fp32",), False)
+    assert (look(height=32).settings, look(height=32).components) == (True, ())
+    assert contents(made.path) == before
+    lose(made, "time_embedder")
+    assert look().components == ("time_embedder",)
+    assert not (tmp_path / "new").exists()
+    other = make_checkpoint(tmp_path / "other", seed=99)
+    with pytest.raises(BundleError, match=r"holds the bundle of another checkpoint .*--force"):
+        look(checkpoint=str(other))
+    assert look(checkpoint=str(other), force=True).components == COMPONENT_NAMES
+    with pytest.raises(BundleError, match="exists and is not a bundle"):
+        look(out=made.checkpoint)
+    for options, said in (
+        ({"height": 40}, "height 40"),
+        ({"engine": "magic", "onnx_only": False}, "magic"),
+        ({"engine": "onnxruntime"}, "engine 'onnxruntime' contradicts onnx_only"),
+        ({"precision": "fp32"}, "precision 'fp32' contradicts onnx_only"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            look(**options)
 
 
 def test_what_is_refused_before_anything_is_made(made: RandomBundle, tmp_path: Path) -> None:

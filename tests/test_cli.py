@@ -19,7 +19,7 @@ from support.bundles import random_bundle
 
 import anyflow_rt
 from anyflow_rt import __version__
-from anyflow_rt.build import BuildOptions, bundle_path
+from anyflow_rt.build_plan import BuildOptions, bundle_path
 from anyflow_rt.cli.main import main
 from anyflow_rt.cli.progress import QUIET_SECONDS, Progress
 from anyflow_rt.engines.bundle import Bundle
@@ -190,8 +190,16 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = random_bundle("base").checkpoint
     found = answer(capsys, ["build", "--ckpt", str(checkpoint), "--out", str(tmp_path / "new"), "--dry-run"])
     assert found["bundle"] == str(tmp_path / "new")
+    assert (found["changes"], len(found["components"]), len(found["engines"])) == (True, 8, 1)
     assert set(found["estimate"]) == {"parameters", "disk", "memory", "seconds"}
     assert list(tmp_path.iterdir()) == []
+    there = ["build", "--ckpt", str(checkpoint), "--out", str(random_bundle("base").path), "--dry-run", "--onnx-only"]
+    assert (answer(capsys, there)["changes"], answer(capsys, there)["components"]) == (False, [])
+    for flags, said in (([], "nothing to do"), (["--height", "48"], "for its settings"), (["--force"], "denoiser")):
+        assert main([*there, *flags]) == 0
+        assert said in capsys.readouterr().err
+    assert main([*there, "--engine", "onnxruntime"]) == 2
+    assert "contradicts" in capsys.readouterr().err
 
 
 def test_inspect(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

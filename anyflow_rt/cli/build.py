@@ -6,10 +6,13 @@ import argparse
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyflow_rt.cli.arguments import not_empty, whole_number
 from anyflow_rt.cli.progress import say
+
+if TYPE_CHECKING:
+    from anyflow_rt.build_plan import Preview
 
 HELP = "make a bundle of a checkpoint"
 
@@ -41,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> dict[str, Any]:
     """Build, report on stderr, and return the values of ``--json``."""
-    from anyflow_rt.build import BuildOptions, build, bundle_path, estimate
+    from anyflow_rt.build import build
+    from anyflow_rt.build_plan import BuildOptions, preview
     from anyflow_rt.loading import SHAPES_CHECKPOINT
 
     wanted = BuildOptions(
@@ -59,13 +63,15 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         check_parity=options.check_parity,
     )
     if options.dry_run:
-        needs = estimate(wanted)
-        path = bundle_path(wanted)
-        say(
-            f"{path} would take {needs.disk / 1e9:.2f} GB of disk, {needs.memory / 1e9:.1f} GB of memory and about "
-            f"{needs.seconds:.0f} s; nothing was made"
-        )
-        return {"bundle": str(path), "estimate": asdict(needs)}
+        found = preview(wanted)
+        say(_forecast(found))
+        return {
+            "bundle": str(found.path),
+            "changes": found.changes,
+            "components": list(found.components),
+            "engines": list(found.engines),
+            "estimate": asdict(found.estimate),
+        }
     done = build(wanted, say)
     if done.changed:
         say(f"built {done.path} in {done.seconds:.1f} s")
@@ -80,6 +86,20 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         "parity": [_plain(asdict(parity)) for parity in done.parity],
         "seconds": done.seconds,
     }
+
+
+def _forecast(found: Preview) -> str:
+    if not found.changes:
+        return f"{found.path}: nothing to do; nothing was made"
+    parts = [*found.components, *found.engines, *(["its settings"] if found.settings else [])]
+    needs = found.estimate
+    cost = (
+        f"would take up to {needs.disk / 1e9:.2f} GB of disk, {needs.memory / 1e9:.1f} GB of memory and about "
+        f"{needs.seconds:.0f} s"
+        if found.components
+        else "would take little"
+    )
+    return f"{found.path} {cost}, for {', '.join(parts)}; nothing was made"
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from filelock import FileLock
 from support.checkpoints import CONFIGURATIONS, make_checkpoint
 
-from anyflow_rt.build import BuildOptions, build
+from anyflow_rt.build import build
+from anyflow_rt.build_plan import BuildOptions
 from anyflow_rt.parity import Reference
 
 

@@ -1,0 +1,191 @@
+"""What a build is asked to do, what of it is there already, and what the rest will take. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from anyflow_rt.defaults import default_video
+from anyflow_rt.engines import geometry, locations, registry
+from anyflow_rt.engines.architecture import parameter_estimate
+from anyflow_rt.engines.bundle import read_manifest
+from anyflow_rt.engines.bundle_survey import GIVE_OUT, survey
+from anyflow_rt.engines.checkpoint import Checkpoint, load_checkpoint
+from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
+from anyflow_rt.engines.manifest import CheckpointRecord, Defaults, Manifest, bundle_id
+from anyflow_rt.engines.paths import check_path
+from anyflow_rt.errors import BundleError, UsageError
+
+TARGETS = ("cpu",)
+PLANNED_TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "sm_121")
+OUTSIDE_THE_CACHE = (
+    "set XDG_CACHE_HOME to another directory, or choose the place with  anyflow-rt build --out DIR  and use it with  "
+    "anyflow-rt run --bundle DIR"
+)
+"""Where no place was given: ``run`` and ``load`` build too, and have no --out."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build. Sizes are those a bundle makes where a run does not say; they limit nothing on a CPU.
+
+    check_parity None: for checkpoints under 1 GB.
+    """
+
+    checkpoint: str
+    out: Path | None = None
+    revision: str | None = None
+    targets: Sequence[str] = ("cpu",)
+    engine: str | None = None
+    precision: str | None = None
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    onnx_only: bool = False
+    force: bool = False
+    check_parity: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_path("the checkpoint", self.checkpoint, "give a directory or a hub id (owner/name)")
+        if self.out is not None:
+            check_path("out", self.out, "give the directory of the bundle, or leave it out for the user's cache")
+        for target in self.targets:
+            if target in PLANNED_TARGETS:
+                raise UsageError(f"target {target!r} is not supported by this version yet; it builds for {TARGETS[0]}")
+            if target not in TARGETS:
+                known = ", ".join((*TARGETS, *PLANNED_TARGETS))
+                raise UsageError(f"unknown target {target!r}; the targets are {known}")
+        for name in ("engine", "precision"):
+            # Parity is checked on an engine, also where none is compiled for the bundle.
+            if self.onnx_only and not self.check_parity and getattr(self, name) is not None:
+                raise UsageError(
+                    f"{name} {getattr(self, name)!r} contradicts onnx_only (--onnx-only), which compiles for none; "
+                    "leave one of them out"
+                )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a build will take, from the configuration alone. disk and memory in bytes, seconds on two cores."""
+
+    parameters: dict[str, int]
+    disk: int
+    memory: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """A build before it begins: its options, resolved.
+
+    existing: the manifest of the same checkpoint's bundle, where it is there and may be kept. force: whether what is
+    there may be replaced. elsewhere: how to give another place, for messages.
+    """
+
+    checkpoint: Checkpoint
+    path: Path
+    record: CheckpointRecord
+    engine: str
+    precision: str
+    existing: Manifest | None
+    defaults: Defaults
+    force: bool
+    elsewhere: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a build would do. components, engines: those it would make. settings: whether tokenizer or default size
+    would change. estimate: of the components; what engines take is little beside it."""
+
+    path: Path
+    components: tuple[str, ...]
+    engines: tuple[str, ...]
+    settings: bool
+    estimate: Estimate
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.components or self.engines or self.settings)
+
+
+def plan_build(options: BuildOptions) -> BuildPlan:
+    """Resolve ``options``. Raises UsageError or CheckpointError for what no build can do."""
+    checkpoint = load_checkpoint(options.checkpoint, revision=options.revision)
+    engine, precision = _engine(options)
+    # A directory by its full path: the messages that say how to build the bundle again name it, wherever they appear.
+    name = checkpoint.id if checkpoint.revision is not None else str(checkpoint.path)
+    record = CheckpointRecord(name, checkpoint.revision, checkpoint.content_hash())
+    existing = _existing(options, bundle_id(record.sha256, EXPORT_VERSION))
+    return BuildPlan(
+        checkpoint=checkpoint,
+        path=bundle_path(options),
+        record=record,
+        engine=engine,
+        precision=precision,
+        existing=existing,
+        defaults=_defaults(options, checkpoint, existing),
+        # Without --out the place is this package's own cache: a bundle of what the checkpoint was before is no loss.
+        force=options.force or (options.out is None and existing is None),
+        elsewhere=OUTSIDE_THE_CACHE if options.out is None else GIVE_OUT,
+    )
+
+
+def preview(options: BuildOptions) -> Preview:
+    """What ``build`` with these options would do. Refuses what ``build`` refuses, and changes nothing."""
+    plan = plan_build(options)
+    wanted = bundle_id(plan.record.sha256, EXPORT_VERSION)
+    found = survey(plan.path, wanted, force=plan.force, elsewhere=plan.elsewhere)
+    compiled = options.onnx_only or ("cpu", plan.engine, plan.precision, "dynamic") in found.engines
+    return Preview(
+        path=plan.path,
+        components=tuple(name for name in COMPONENT_NAMES if name not in found.components),
+        engines=() if compiled else (f"cpu {plan.engine} {plan.precision}",),
+        settings=found.tokenizer is None or plan.existing is None or plan.defaults != plan.existing.defaults,
+        estimate=estimate(plan.checkpoint),
+    )
+
+
+def bundle_path(options: BuildOptions) -> Path:
+    """Where the bundle goes: as asked, or its place in the user's cache."""
+    return Path(options.out) if options.out is not None else locations.default_bundle_path(options.checkpoint)
+
+
+def estimate(checkpoint: Checkpoint) -> Estimate:
+    """Disk, memory and time of a whole build. The figures behind it are in ``docs/benchmarks.md``."""
+    parameters = parameter_estimate(checkpoint.architecture)
+    float32 = {name: 4 * count for name, count in parameters.items()}
+    # Decoder and encoder are each exported twice: for the first frame and for the following ones.
+    disk = sum(float32.values()) + float32["vae"] + (50 << 20)
+    # One network at a time, in float32, beside PyTorch and the exporter themselves.
+    memory = max(float32.values()) + (3 << 29)
+    layers = checkpoint.architecture.transformer.num_layers + checkpoint.architecture.text_encoder.num_layers
+    return Estimate(parameters, disk, memory, 45 + 2.0 * layers + disk / 100e6)
+
+
+def _engine(options: BuildOptions) -> tuple[str, str]:
+    engine = registry.default_engine() if options.engine is None else options.engine
+    registry.check_engine_name(engine)
+    precision = registry.default_precision(engine)[0] if options.precision is None else options.precision
+    registry.check_precision(engine, precision)
+    return engine, precision
+
+
+def _existing(options: BuildOptions, wanted_id: str) -> Manifest | None:
+    """The manifest of the same checkpoint's bundle, where it is there already and may be kept."""
+    try:
+        manifest = read_manifest(bundle_path(options))
+    except BundleError:
+        return None  # none, or not a readable one: BundleWriter knows which, and says so
+    return manifest if manifest.bundle_id == wanted_id and not options.force else None
+
+
+def _defaults(options: BuildOptions, checkpoint: Checkpoint, existing: Manifest | None) -> Defaults:
+    """The video of a run that does not say: as asked now, as an earlier build was asked, as the checkpoint says."""
+    defaults = default_video(checkpoint) if existing is None else existing.defaults
+    given = {name: getattr(options, name) for name in ("num_frames", "height", "width")}
+    defaults = replace(defaults, **{name: value for name, value in given.items() if value is not None})
+    geometry.latent_size(checkpoint.architecture, defaults.size)
+    return defaults
