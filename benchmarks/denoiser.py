@@ -98,11 +98,8 @@ def _export(checkpoint: Checkpoint, folder: Path) -> None:
 
 def _theirs(checkpoint: Path) -> dict[str, Side]:
     return {
-        f"diffusers {precision} {'torch.compile' if compiled else 'eager'}": DiffusersSide(
-            checkpoint, precision, compiled=compiled
-        )
-        for compiled in ((False, True) if peers.can_compile() else (False,))
-        for precision in peers.DTYPES
+        name: DiffusersSide(checkpoint, precision, compiled=compiled)
+        for name, (precision, compiled) in peers.variants().items()
     }
 
 

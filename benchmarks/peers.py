@@ -58,3 +58,20 @@ def pipeline(checkpoint: Path, precision: str, *, compiled: bool = False, steps:
         ).frames
 
     return generate
+
+
+def variants() -> dict[str, tuple[str, bool]]:
+    """Every way diffusers can run here: name -> (precision, compiled)."""
+    return {
+        f"diffusers {precision} {'torch.compile' if compiled else 'eager'}": (precision, compiled)
+        for compiled in ((False, True) if can_compile() else (False,))
+        for precision in DTYPES
+    }
+
+
+def pipelines(checkpoint: Path, *, steps: int, size: VideoSize) -> dict[str, Generate]:
+    """The checkpoint in each of the ``variants``, by name."""
+    return {
+        name: pipeline(checkpoint, precision, compiled=compiled, steps=steps, size=size)
+        for name, (precision, compiled) in variants().items()
+    }

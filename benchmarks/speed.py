@@ -78,13 +78,10 @@ def _ours(runtime: Runtime) -> Callable[[int], object]:
 
 def _theirs(runtimes: dict[str, Runtime]) -> dict[str, Callable[[int], object]]:
     size = next(iter(runtimes.values())).bundle.defaults.size
-    found: dict[str, Callable[[int], object]] = {}
-    for compiled in (False, True) if peers.can_compile() else (False,):
-        for precision in peers.DTYPES:
-            call = peers.pipeline(SHAPES_CHECKPOINT, precision, compiled=compiled, steps=STEPS, size=size)
-            name = f"diffusers {precision} {'torch.compile' if compiled else 'eager'}"
-            found[name] = lambda number, call=call: call(*_input(number))  # type: ignore[misc]
-    return found
+    return {
+        name: lambda number, call=call: call(*_input(number))  # type: ignore[misc]
+        for name, call in peers.pipelines(SHAPES_CHECKPOINT, steps=STEPS, size=size).items()
+    }
 
 
 def _outcome(samples: dict[str, Sample], notes: list[str], others: float) -> Outcome:

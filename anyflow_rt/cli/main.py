@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from anyflow_rt import __version__
-from anyflow_rt.cli import build, inspect, run
+from anyflow_rt.cli import bench, build, inspect, run
 from anyflow_rt.cli.arguments import Parser
 from anyflow_rt.errors import AnyflowError
 from anyflow_rt.output.target import discard_unfinished
 
-VERBS = {"build": build, "run": run, "inspect": inspect}
+VERBS = {"build": build, "run": run, "bench": bench, "inspect": inspect}
 
 FAILED = 1
 
@@ -38,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage."""
+    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, or what the verb answers as its
+    ``exit_code``."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 answer: dict[str, Any] = VERBS[options.verb].execute(options)
             print(json.dumps(answer, separators=(",", ":"), allow_nan=False), flush=True)
         else:
-            VERBS[options.verb].execute(options)
+            answer = VERBS[options.verb].execute(options)
     except AnyflowError as error:
         return _fail(options, str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(options, f"out of memory ({error}); make fewer or smaller videos at once", FAILED)
     except Exception as error:  # noqa: BLE001 - the last resort: one line for a person, the traceback with --debug
         return _fail(options, f"{type(error).__name__}: {error} (a defect of anyflow-rt; --debug shows where)", FAILED)
-    return 0
+    return int(answer.get("exit_code", 0))
 
 
 def entry() -> NoReturn:

@@ -1,0 +1,160 @@
+"""A whole sweep: the ceiling, latency, the peer, quality, jump errors; then the report and the bundle's calibration."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+import numpy as np
+
+import anyflow_rt
+from anyflow_rt.benchmarks import ceiling
+from anyflow_rt.benchmarks.denoiser import denoiser_operations
+from anyflow_rt.benchmarks.metrics.contract import Metric
+from anyflow_rt.benchmarks.metrics.registry import metrics
+from anyflow_rt.benchmarks.pages.report import prepare_report, write_report
+from anyflow_rt.benchmarks.pages.sheet import ContactSheet
+from anyflow_rt.benchmarks.results.describe import describe_metrics
+from anyflow_rt.benchmarks.results.machine import describe_machine, package_versions, project_commit
+from anyflow_rt.benchmarks.results.summary import Summary
+from anyflow_rt.benchmarks.results.values import Ceiling, JumpError, Memory, Rate, Results, Settings
+from anyflow_rt.benchmarks.sweep.calibrating import keep_calibration
+from anyflow_rt.benchmarks.sweep.comparison import compare
+from anyflow_rt.benchmarks.sweep.journal import NAME, Journal
+from anyflow_rt.benchmarks.sweep.jump_errors import measure_jumps
+from anyflow_rt.benchmarks.sweep.latency import CACHED, TIMED, WARM_UP, measure_latency
+from anyflow_rt.benchmarks.sweep.options import SweepOptions
+from anyflow_rt.benchmarks.sweep.quality import Generate, measure_quality
+from anyflow_rt.benchmarks.sweep.tally import Display, Tally
+from anyflow_rt.engines.geometry import PAD_KEYS, latent_size, token_grid
+from anyflow_rt.prompt import PromptTokenizer
+from anyflow_rt.runtime import Runtime
+
+SHEET_PROMPTS = 6
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What was measured, the figures drawn from it, and whether the bundle's calibration was written."""
+
+    results: Results
+    summary: Summary
+    calibrated: bool
+
+
+def run_sweep(options: SweepOptions, say: Callable[[str], None], display: Callable[[str], Display]) -> SweepReport:
+    """Measure, write the report, and keep the calibration in the bundle.
+
+    Everything that can be refused is refused first. An interrupt keeps what was measured in ``samples.jsonl`` of the
+    report directory, where ``resume`` goes on. Raises AnyflowError of several kinds, each naming the mend.
+    """
+    chosen = metrics(options.metrics)
+    for metric in chosen:
+        metric.check(options.prompts)
+    prepare_report(options.report)
+    with anyflow_rt.load(options.bundle, engine=options.engine, precision=options.precision) as runtime:
+        identity = options.identity(runtime.bundle.id, runtime.engine, runtime.precision)
+        with Journal(options.report / NAME, identity, resume=options.resume) as journal:
+            results, sheet = _measure(options, runtime, chosen, Tally(journal, say, display))
+            say(f"drawing the report in {options.report}")
+            summary = write_report(results, options.report, sheet)
+            calibrated = keep_calibration(results, runtime.bundle, say)
+            journal.finish()
+    return SweepReport(results, summary, calibrated)
+
+
+def _measure(
+    options: SweepOptions, runtime: Runtime, chosen: tuple[Metric, ...], tally: Tally
+) -> tuple[Results, ContactSheet]:
+    limit = _ceiling(options, runtime, tally)
+    rate, name = max((median(rate.gigaflops), rate.name) for rate in limit.rates)
+    tally.say(f"ceiling: {rate:.0f} GFLOP/s at {limit.precision}, {name}")
+    latency, gpu, faults = measure_latency(options, runtime, tally)
+    memory = _peak_memory(gpu.used if gpu is not None else ())
+    verdict, peers = compare(options, runtime, tally) if options.compare else (None, ())
+    generate = partial(_frames, options, runtime)
+    scores, features, sets = measure_quality(options, chosen, generate, tally)
+    edges = tally.each(
+        "jump errors",
+        options.videos()[: options.jump_videos],
+        lambda key: [[*edge, error] for edge, error in measure_jumps(runtime, *key).items()],
+    )
+    by_edge: dict[tuple[int, int], list[float]] = {}
+    for video in edges.values():
+        for start, end, error in video:
+            by_edge.setdefault((start, end), []).append(error)
+    size = runtime.bundle.defaults.size
+    results = Results(
+        machine=describe_machine(),
+        versions=package_versions(),
+        commit=project_commit(),
+        bundle_id=runtime.bundle.id,
+        latency=latency,
+        quality=scores,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        settings=Settings(
+            size=(size.num_frames, size.height, size.width),
+            fps=runtime.bundle.defaults.fps,
+            engine=runtime.engine,
+            precision=runtime.precision,
+            warm_up=WARM_UP,
+            timed=TIMED,
+            cached=CACHED,
+        ),
+        metrics=describe_metrics(chosen),
+        set_scores=sets,
+        features=features,
+        ceiling=limit,
+        memory=memory,
+        gpu=gpu,
+        peers=peers,
+        parity=verdict,
+        jump_errors=tuple(JumpError(start, end, tuple(errors)) for (start, end), errors in by_edge.items()),
+        invalid_reasons=faults,
+    )
+    return results, _sheet(options, generate)
+
+
+def _ceiling(options: SweepOptions, runtime: Runtime, tally: Tally) -> Ceiling:
+    """The machine's rates at the engine's precision, and the matrix work of one jump at the default size."""
+
+    def measure(_: object) -> list[list[object]]:
+        return [[sample.name, list(sample.values)] for sample in ceiling.measure(runtime.precision).samples]
+
+    rates = tally.each("ceiling", [(runtime.precision,)], measure)[(runtime.precision,)]
+    transformer = runtime.bundle.architecture.transformer
+    frames, height, width = token_grid(
+        transformer, latent_size(runtime.bundle.architecture, runtime.bundle.defaults.size)
+    )
+    tokens = PromptTokenizer(runtime.bundle.tokenizer_path)(options.prompts[:1], 512).input_ids.shape[1]
+    work = denoiser_operations(transformer, frames * height * width, tokens + PAD_KEYS)
+    return Ceiling(runtime.precision, tuple(Rate(name, tuple(values)) for name, values in rates), work / 1e9)
+
+
+def _frames(options: SweepOptions, runtime: Runtime, prompt: str, seed: int, steps: int) -> np.ndarray:
+    result = runtime.generate(prompt, steps=steps, seed=seed, mean_velocity=options.mean_velocity)
+    assert result.frames is not None
+    return result.frames[0]
+
+
+def _sheet(options: SweepOptions, generate: Generate) -> ContactSheet:
+    """The first prompts at one seed, at every number of steps; made again, which gives the frames that were scored."""
+    return ContactSheet(
+        {
+            (prompt, steps): generate(prompt, options.first_seed, steps)
+            for prompt in options.prompts[:SHEET_PROMPTS]
+            for steps in options.steps
+        }
+    )
+
+
+def _peak_memory(device: tuple[int, ...]) -> Memory:
+    """Of this process until now: the runtime and its runs, before a peer or a metric is loaded."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return Memory(peak_resident=peak, peak_device=max(device) if device else None)
