@@ -189,7 +189,7 @@ class Runtime:
 
         Raises UsageError as ``generate`` does.
         """
-        return _Run(self, self._request(prompt, **options)).sampler()
+        return _Run(self, self._request(prompt, "latents", **options)).sampler()
 
     def wait(self) -> None:
         """Wait until every engine is open. Raises what opening one raised."""
