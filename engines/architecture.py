@@ -11,6 +11,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from anyflow_rt.engines.json_types import wrong_type
 from anyflow_rt.errors import BundleError
 
 
@@ -112,9 +113,11 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Architecture:
-        """Rebuild from ``to_dict``'s value. Raises BundleError on missing or unknown keys; the reader of the manifest,
-        who knows where it lies, adds the mend."""
-        parts: dict[str, Any] = {"pipeline": values.get("pipeline")}
+        """Rebuild from ``to_dict``'s value. Raises BundleError on missing or unknown keys and wrong types;
+        the reader of the manifest, who knows where it lies, adds the mend."""
+        if not isinstance(values.get("pipeline"), str):
+            raise BundleError(f"the stored architecture's pipeline is {values.get('pipeline')!r}")
+        parts: dict[str, Any] = {"pipeline": values["pipeline"]}
         for name, part in _PARTS.items():
             parts[name] = _frozen(part, values.get(name), name)
         return cls(**parts)
@@ -135,6 +138,8 @@ def _frozen(part: type, values: Any, name: str) -> Any:
     if set(values) != known:
         odd = ", ".join(sorted(set(values) ^ known))
         raise BundleError(f"the stored {name} architecture differs in the keys {odd}")
+    if wrong := wrong_type(part, values):
+        raise BundleError(f"architecture.{name}.{wrong}")
     return part(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 

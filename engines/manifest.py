@@ -15,6 +15,7 @@ from typing import Any
 
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.json_types import wrong_type
 from anyflow_rt.errors import BundleError
 
 SCHEMA = 1
@@ -36,7 +37,9 @@ class FileRecord:
     def __post_init__(self) -> None:
         path = PurePosixPath(self.path)
         if path.is_absolute() or ".." in path.parts or not path.parts or not self.path.isprintable():
-            raise ManifestError(f"its manifest is damaged (it names the file {self.path!r}, which is not below it)")
+            raise ManifestError(
+                f"its {MANIFEST_NAME} is damaged (it names the file {self.path!r}, which is not below it)"
+            )
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,8 @@ class Manifest:
         """Read ``to_json``'s text. Raises ManifestError, which says what is wrong with it."""
         try:
             body = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ManifestError(f"its manifest is damaged ({error})") from error
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ManifestError(f"its {MANIFEST_NAME} is damaged ({error})") from error
         schema = body.pop("schema", None) if isinstance(body, dict) else None
         if schema != SCHEMA:
             raise ManifestError(f"it has schema {schema!r}, and this anyflow-rt reads schema {SCHEMA}")
@@ -145,19 +148,27 @@ class Manifest:
         try:
             manifest = cls(
                 **{
-                    **_exactly(cls, body),
-                    "checkpoint": CheckpointRecord(**_exactly(CheckpointRecord, body["checkpoint"])),
+                    **_exactly(cls, body, ""),
+                    "checkpoint": CheckpointRecord(**_exactly(CheckpointRecord, body["checkpoint"], "checkpoint")),
                     "architecture": Architecture.from_dict(body["architecture"]),
-                    "defaults": Defaults(**_exactly(Defaults, body["defaults"])),
-                    "tokenizer": _file(body["tokenizer"]),
-                    "components": tuple(ComponentRecord(**_with_files(ComponentRecord, v)) for v in body["components"]),
-                    "engines": tuple(EngineRecord(**_with_files(EngineRecord, v)) for v in body["engines"]),
+                    "defaults": Defaults(**_exactly(Defaults, body["defaults"], "defaults")),
+                    "tokenizer": _file(body["tokenizer"], "tokenizer"),
+                    "components": tuple(
+                        ComponentRecord(**_with_files(ComponentRecord, values, f"components[{index}]"))
+                        for index, values in enumerate(body["components"])
+                    ),
+                    "engines": tuple(
+                        EngineRecord(**_with_files(EngineRecord, values, f"engines[{index}]"))
+                        for index, values in enumerate(body["engines"])
+                    ),
                 }
             )
-        except (TypeError, AttributeError) as error:
-            raise ManifestError(f"its manifest is damaged ({error})") from error
+        except ManifestError:
+            raise
+        except BundleError as error:
+            raise ManifestError(f"its {MANIFEST_NAME} is damaged ({error})") from error
         if stored_id != manifest.bundle_id:
-            raise ManifestError(f"its manifest is damaged (bundle_id {stored_id!r} is not that of its contents)")
+            raise ManifestError(f"its {MANIFEST_NAME} is damaged (bundle_id {stored_id!r} is not that of its contents)")
         return manifest
 
 
@@ -166,19 +177,26 @@ def bundle_id(checkpoint_sha256: str, export_version: int) -> str:
     return hashlib.sha256(f"{checkpoint_sha256} {SCHEMA} {export_version}".encode()).hexdigest()
 
 
-def _file(values: Any) -> FileRecord:
-    return FileRecord(**_exactly(FileRecord, values))
+def _file(values: Any, where: str) -> FileRecord:
+    return FileRecord(**_exactly(FileRecord, values, where))
 
 
-def _with_files(kind: type, values: Any) -> dict[str, Any]:
-    checked = _exactly(kind, values)
-    return {**checked, "files": tuple(_file(file) for file in checked["files"])}
+def _with_files(kind: type, values: Any, where: str) -> dict[str, Any]:
+    checked = _exactly(kind, values, where)
+    files = [_file(file, f"{where}.files[{index}]") for index, file in enumerate(checked["files"])]
+    if not files and kind is ComponentRecord:
+        raise ManifestError(f"its {MANIFEST_NAME} is damaged ({where}.files is empty)")
+    return {**checked, "files": tuple(files)}
 
 
-def _exactly(kind: type, values: Any) -> dict[str, Any]:
-    """``values`` if it has the fields of ``kind`` and no others."""
-    names = {field.name for field in fields(kind)}
-    if not isinstance(values, dict) or set(values) != names:
-        odd = sorted(set(values) ^ names) if isinstance(values, dict) else [type(values).__name__]
-        raise ManifestError(f"its manifest is damaged ({kind.__name__} differs in {', '.join(odd)})")
+def _exactly(kind: type, values: Any, where: str) -> dict[str, Any]:
+    """``values``, found at ``where``, if it has the fields of ``kind`` and no others, each of its type."""
+    prefix = f"{where}." if where else ""
+    if not isinstance(values, dict):
+        raise ManifestError(f"its {MANIFEST_NAME} is damaged ({where} is {values!r})")
+    if odd := sorted(set(values) ^ {field.name for field in fields(kind)}):
+        names = ", ".join(f"{prefix}{key}" for key in odd)
+        raise ManifestError(f"its {MANIFEST_NAME} is damaged (missing or unknown: {names})")
+    if wrong := wrong_type(kind, values):
+        raise ManifestError(f"its {MANIFEST_NAME} is damaged ({prefix}{wrong})")
     return values

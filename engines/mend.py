@@ -29,7 +29,7 @@ def rebuild_command(bundle: Path, *, force: bool = False) -> str:
     try:
         recorded = json.loads((bundle / MANIFEST_NAME).read_text(encoding="utf-8"))["checkpoint"]
         checkpoint, revision = recorded["id"], recorded["revision"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return build_command(bundle, force=force)
     known = isinstance(checkpoint, str) and isinstance(revision, str | None)
     return build_command(bundle, checkpoint, revision, force=force) if known else build_command(bundle, force=force)

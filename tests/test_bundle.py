@@ -206,11 +206,12 @@ def test_another_checkpoint_needs_force(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda text: text[:100], "its manifest is damaged"),
+        (lambda text: text[:100], r"its manifest\.json is damaged"),
+        (lambda text: "[" * 100000, r"its manifest\.json is damaged"),
         (lambda text: "[]", "it has schema None"),
         (lambda text: text.replace('"schema": 1', '"schema": 7'), "schema 7, and this anyflow-rt reads schema 1"),
         (lambda text: text.replace('"export_version": 1', '"export_version": 2'), "is not that of its contents"),
-        (lambda text: text.replace('"seconds"', '"minutes"'), "ComponentRecord differs in minutes, seconds"),
+        (lambda text: text.replace('"seconds"', '"minutes"'), r"missing or unknown: components\[0\]\.minutes, comp"),
         (lambda text: text.replace("onnx/denoiser", "../denoiser"), "which is not below it"),
         (lambda text: text.replace('"shift"', '"drift"'), "scheduler architecture differs in the keys drift, shift"),
         (lambda text: text.replace("tokenizer.json", "\\ud800"), "names the file"),
@@ -226,6 +227,45 @@ def test_damaged_manifest(tmp_path: Path, damage, message: str) -> None:
     with pytest.raises(BundleError, match="--force"):
         make(tmp_path)
     make(tmp_path, force=True).verify()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("checkpoint",), 5, "checkpoint is 5"),
+        (("checkpoint", "id"), None, "checkpoint.id is None"),
+        (("export_version",), "1", "export_version is '1'"),
+        (("export_version",), True, "export_version is True"),
+        (("defaults", "num_frames"), "17", "defaults.num_frames is '17'"),
+        (("defaults", "fps"), [8], r"defaults.fps is \[8\]"),
+        (("tokenizer",), None, "tokenizer is None"),
+        (("tokenizer", "path"), 5, "tokenizer.path is 5"),
+        (("components",), {}, "components is {}"),
+        (("components", 0), "denoiser", r"components is \['denoiser'"),
+        (("components", 0, "files"), 5, r"components\[0\].files is 5"),
+        (("components", 0, "files"), [], r"components\[0\].files is empty"),
+        (("components", 0, "files", 0, "size"), "12", r"components\[0\].files\[0\].size is '12'"),
+        (("packages",), {"torch": 2}, "packages is {'torch': 2}"),
+        (("engines",), None, "engines is None"),
+        (("architecture",), [], r"architecture is \[\]"),
+        (("architecture", "pipeline"), 5, "pipeline is 5"),
+        (("architecture", "transformer"), 5, "'transformer' section"),
+        (("architecture", "transformer", "eps"), "tiny", "architecture.transformer.eps is 'tiny'"),
+        (("architecture", "transformer", "patch_size"), [1, 2], r"architecture.transformer.patch_size is \[1, 2\]"),
+        (("architecture", "vae", "attn_scales"), ["x"], r"architecture.vae.attn_scales is \['x'\]"),
+    ],
+)
+def test_a_manifests_types(tmp_path: Path, place: tuple[str | int, ...], value: object, said: str) -> None:
+    """Each is named by file and key."""
+    manifest = make(tmp_path).path / "manifest.json"
+    part = values = json.loads(manifest.read_text())
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(BundleError, match=said) as caught:
+        Bundle.open(manifest.parent)
+    assert f"the bundle {manifest.parent} cannot be used: its manifest.json is damaged" in str(caught.value)
 
 
 def test_no_bundle(tmp_path: Path) -> None:
