@@ -5,18 +5,17 @@ from __future__ import annotations
 import queue
 import threading
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
 from anyflow_rt.errors import OutputError
-from anyflow_rt.output.writer import VideoWriter
+from anyflow_rt.output.writer import Sink, VideoWriter
 
 DEPTH = 4  # chunks of frames waiting; beyond that the decoder waits, so memory stays bounded
 PATIENCE = 0.1  # seconds between looks at whether the worker is still there
 
 
-class BackgroundWriter:
+class BackgroundWriter(Sink):
     """Same use as the writer it wraps. The thread starts at once and loads the encoder while others work.
 
     A failure in the thread is raised by the next ``write`` or by ``close``. Frames are copied, so the caller may use
@@ -76,14 +75,3 @@ class BackgroundWriter:
                 self._writer.write(*item)
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, whatever it is
             self._failure = error
-
-    def __enter__(self) -> BackgroundWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()

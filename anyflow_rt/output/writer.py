@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 
@@ -27,12 +29,40 @@ class VideoShape:
             raise UsageError(f"there is nothing to write in {self}: every size must be at least 1")
 
 
-class VideoWriter:
+class Sink(ABC):
+    """What frames are written to. As a context manager: leaving it normally is ``close``, leaving it by an exception
+    is ``abort``."""
+
+    @abstractmethod
+    def write(self, frames: np.ndarray, video: int = 0) -> None:
+        """Append frames, uint8 RGB (T, height, width, 3), to one video."""
+
+    @abstractmethod
+    def close(self) -> tuple[Path, ...]:
+        """Finish and put the files in place. Returns their paths."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Give up: remove what was written so far."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+class VideoWriter(Sink):
     """Base of the writers. ``write`` takes the frames of each video in order; videos may alternate.
 
-    Use as a context manager: leaving it normally is ``close``, leaving it by an exception is ``abort``. Subclasses
-    implement ``_open``, ``_write``, ``_finish`` and ``_release``, and write to ``self.files[i].temporary``. Any failure
-    inside a call aborts: temporary files go, existing files stay as they were. Not thread-safe.
+    Subclasses implement ``_open``, ``_write``, ``_finish`` and ``_release``, and write to
+    ``self.files[i].temporary``. Any failure inside a call aborts: temporary files go, existing files stay as they
+    were. Not thread-safe.
     """
 
     def __init__(self, paths: Sequence[Path], shape: VideoShape) -> None:
@@ -111,17 +141,6 @@ class VideoWriter:
 
     def _release(self) -> None:
         """Close whatever is open after a failure. Must not raise for files that cannot be completed."""
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
 
 class _Cleanup:
