@@ -22,6 +22,7 @@ from anyflow_rt.sampling.calibration import Calibration, Edge, QualityPoint
 from anyflow_rt.sampling.forecast import Forecaster
 from anyflow_rt.sampling.planner import make_tables
 from anyflow_rt.sampling.quality import default_quality, fit_quality
+from anyflow_rt.sampling.recorder import RunRecorder
 
 COSTS = simulated.Costs()
 TABLES = make_tables(default_quality())
@@ -31,7 +32,7 @@ def simulate(kind, confidence, count, *, factor=1.0, seed=1, arrivals="poisson",
     rng = np.random.default_rng(seed)
     requests = simulated.make_requests(COSTS, count, rng, arrivals=arrivals, budgets=budgets)
     place = simulated.machine(kind, requests, rng)
-    forecaster = Forecaster(simulated.profile(COSTS, rng, factor=factor), warm=True)
+    forecaster = Forecaster(simulated.profile(COSTS, rng, factor=factor), recorder=RunRecorder(cold=()))
     return simulated.simulate(place, requests, TABLES, forecaster, confidence=confidence)
 
 

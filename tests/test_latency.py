@@ -25,6 +25,7 @@ from anyflow_rt.sampling.latency import (
 from anyflow_rt.sampling.latency_model import fit_seconds, history_for
 from anyflow_rt.sampling.latency_store import Identity, LatencyStore
 from anyflow_rt.sampling.ratio import SpeedRatio
+from anyflow_rt.sampling.recorder import RunRecorder
 
 SETTING = Setting("openvino", "fp32", 17, 64, 64)
 RUN = RunTimes(text=0.001, conditioner=0.001, jumps=(0.01, 0.011, 0.012), decode=0.02)
@@ -64,8 +65,8 @@ def test_impossible_times(seconds):
 def test_sums_of_independent_jumps_are_not_sums_of_quantiles():
     """Independent noise averages out over 16 jumps; noise that a whole run shares does not."""
     rng = np.random.default_rng(0)
-    alone = Forecaster(noisy_history(120, 0.15, rng), warm=True)
-    shared = Forecaster(noisy_history(120, 0.02, rng, common=0.15), warm=True)
+    alone = Forecaster(noisy_history(120, 0.15, rng), recorder=RunRecorder(cold=()))
+    shared = Forecaster(noisy_history(120, 0.02, rng, common=0.15), recorder=RunRecorder(cold=()))
     one, many = ([each.required(0.95)[k] / each.jump_seconds / (k + 2) for each in (alone, shared)] for k in (1, 32))
     assert many[0] < one[0] and many[0] < 1.1
     assert many[1] > one[1] and many[1] > 1.1
@@ -76,7 +77,7 @@ def test_sums_of_independent_jumps_are_not_sums_of_quantiles():
 def test_the_stated_quantile_holds(confidence, jumps):
     """Of runs that come afterwards, stated before each."""
     rng = np.random.default_rng(jumps)
-    forecaster = Forecaster(noisy_history(128, 0.1, rng, common=0.05), warm=True)
+    forecaster = Forecaster(noisy_history(128, 0.1, rng, common=0.05), recorder=RunRecorder(cold=()))
     held = []
     for run in noisy_history(600, 0.1, rng, common=0.05, jumps=jumps).runs:
         forecaster.start_run()
@@ -114,7 +115,7 @@ def test_the_ratio_steers_at_once_and_ignores_noise():
 
 def test_first_calls_are_kept_apart():
     history = History((RunTimes(0.001, 0.001, (0.01,) * 16, 0.02),) * 10, (FirstCalls(0.1, 0.1, 0.5, 0.3),) * 10)
-    cold, warm = Forecaster(history), Forecaster(history, warm=True)
+    cold, warm = Forecaster(history), Forecaster(history, recorder=RunRecorder(cold=()))
     assert cold.required(0.9)[4] - warm.required(0.9)[4] == pytest.approx(0.49 + 0.28, rel=0.01)
     assert cold.smallest_budget(0.9) - warm.smallest_budget(0.9) == pytest.approx(0.49 + 0.28 + 0.198, rel=0.01)
     cold.start_run()
@@ -255,7 +256,7 @@ def test_a_directory_that_cannot_be_written_is_one_warning(tmp_path, monkeypatch
         for _ in range(3):
             store.add(SETTING, RUN)
             assert not store.flush()
-    assert len(caplog.records) <= 2 and len([r for r in caplog.records if "on disk" in r.message]) == 1
+    assert len(caplog.records) <= 2 and len([r for r in caplog.records if "runs go on)" in r.message]) == 1
 
 
 def test_a_held_lock_is_waited_for_no_longer_than_said(state, caplog, monkeypatch):

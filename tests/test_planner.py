@@ -16,6 +16,7 @@ from anyflow_rt.sampling.latency import History, RunTimes
 from anyflow_rt.sampling.limits import NO_LIMITS, Limits, check_budget, check_confidence
 from anyflow_rt.sampling.planner import Position, choose, make_tables
 from anyflow_rt.sampling.quality import Quality, default_quality, envelope, even_path
+from anyflow_rt.sampling.recorder import RunRecorder
 from anyflow_rt.sampling.schedule import plan_of_nodes, uniform_plan
 
 
@@ -139,7 +140,7 @@ class Clock:
 def run(budget, jump_seconds, *, limits=NO_LIMITS, history=None, confidence=0.95, decode=0.02):
     """A run whose n-th jump takes ``jump_seconds(n)``, profiled at 10 ms; preview and final decodes take ``decode``."""
     history = History((RunTimes(jumps=(0.01,) * 16, decode=0.02),) * 20) if history is None else history
-    clock, forecaster = Clock(), Forecaster(history, warm=True)
+    clock, forecaster = Clock(), Forecaster(history, recorder=RunRecorder(cold=()))
     forecaster.start_run()
     controller = Controller(
         make_tables(default_quality()),
@@ -207,7 +208,7 @@ def test_a_preview_that_would_cost_the_deadline_is_dropped():
 def test_decisions_are_quick():
     """Loose, as the machine may be busy; ``bench budget`` measures it."""
     history = History((RunTimes(jumps=(0.01,) * 16, decode=0.02),) * 60)
-    forecaster, tables = Forecaster(history, warm=True), make_tables(default_quality())
+    forecaster, tables = Forecaster(history, recorder=RunRecorder(cold=())), make_tables(default_quality())
     taken = []
     for _ in range(300):
         controller = Controller(tables, forecaster, deadline=time.perf_counter() + 1.0, confidence=0.95)

@@ -120,12 +120,12 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, change, says):
     with pytest.raises(BundleError) as error:
         read_calibration(path, "abc")
     message = str(error.value)
-    assert says in message and str(path) in message and "anyflow-rt calibrate" in message and "\n" not in message
+    assert says in message and str(path) in message and "anyflow-rt bench" in message and "\n" not in message
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\xff", '{"schema": 1}', "[" * 100_000])
 def test_a_damaged_file_is_refused(tmp_path, text):
     path = tmp_path / "calibration.json"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(BundleError, match="calibrate"):
+    with pytest.raises(BundleError, match="anyflow-rt bench"):
         read_calibration(path, "abc")

@@ -15,7 +15,7 @@ from anyflow_rt.errors import BundleError, OutputError
 from anyflow_rt.sampling.schedule import GRID_INTERVALS, MAX_STEPS
 
 SCHEMA = 1
-_MEND = "measure it again with  anyflow-rt calibrate"
+_MEND = "measure it again with  anyflow-rt bench"
 
 
 @dataclass(frozen=True)

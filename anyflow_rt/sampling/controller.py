@@ -116,7 +116,7 @@ class Controller:
     def ran(self, move: Move, seconds: float) -> None:
         """The jump of ``move`` took ``seconds`` (of a preview: its jump, without decoding)."""
         if move.preview:
-            self._forecaster.observe_preview(seconds)
+            self._forecaster.observe_preview("jump", seconds)
             return
         self._forecaster.observe("jump", seconds)
         self._cost += self._tables.quality.costs[move.start][move.end]

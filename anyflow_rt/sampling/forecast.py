@@ -13,14 +13,13 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from anyflow_rt.sampling.latency import (
     MAX_JUMPS,
     MAX_RUNS,
-    STAGES,
     TYPICAL_JUMPS,
     FirstCalls,
     History,
@@ -29,6 +28,7 @@ from anyflow_rt.sampling.latency import (
 )
 from anyflow_rt.sampling.moments import HORIZONS, PRIOR_WEIGHT, Moments, PastRun, group_of, look_back, prior
 from anyflow_rt.sampling.ratio import SpeedRatio
+from anyflow_rt.sampling.recorder import RunRecorder
 from anyflow_rt.sampling.schedule import GRID_INTERVALS
 
 OTHER_STAGES = ("text", "conditioner", "decode", "encode")
@@ -46,32 +46,33 @@ SHORTEST = 1e-9
 """Seconds. A clock that stood still does not make a jump free."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Run:
-    """One run as it goes: warm times, levels (see ``PastRun``), and first calls."""
+    """One run of the past: warm times, and levels (see ``PastRun``)."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    jumps: list[float] = field(default_factory=list)
-    levels: list[float] = field(default_factory=list)
-    first: dict[str, float] = field(default_factory=dict)
+    times: RunTimes
+    levels: list[float]
 
 
 class Forecaster:
     """Predicts the runs of one setting and learns from them. Not thread-safe; one run at a time.
 
     ``start_run``; ``observe`` every stage as it ends; ``required`` whenever asked; ``end_run`` gives what to store.
-    decode, encode: whether runs have these stages. warm: whether every stage was already called in this process.
+    decode, encode: whether runs have these stages. recorder: keeps the runs of the setting, and knows which stages
+    this process has yet to call; by default all of them.
     """
 
-    def __init__(self, history: History, *, decode: bool = True, encode: bool = False, warm: bool = False) -> None:
+    def __init__(
+        self, history: History, *, decode: bool = True, encode: bool = False, recorder: RunRecorder | None = None
+    ) -> None:
         self._history, self._decode, self._encode = history, decode, encode
         self._ratio = SpeedRatio()
         self._typical = _at_least_a_tick(history.typical("jump"))
         self._typical_is_first_call = False
         self._runs: deque[_Run] = deque(maxlen=MAX_RUNS)
         self._new_runs = 0
-        self._run = _Run()
-        self._cold: set[str] = set()
+        self._recorder = RunRecorder(cold=())
+        self._levels: list[float] = []
         self._relative = dict.fromkeys(OTHER_STAGES, 0.0) | {"decode": DECODE_GUESS if decode else 0.0}
         self._measured: set[str] = set()
         """Stages whose warm time in jumps is known: they too tell how fast the machine is."""
@@ -80,7 +81,7 @@ class Forecaster:
         self._tables: dict[tuple[float, int, bool], list[float]] = {}
         if not history.interpolated:
             self._replay(history.runs)
-        self._cold = set() if warm else set(STAGES)
+        self._recorder = RunRecorder() if recorder is None else recorder
 
     @property
     def measured(self) -> bool:
@@ -102,39 +103,36 @@ class Forecaster:
         """What is expected of a warm jump now; None where nothing is known."""
         return None if self._typical is None else self._typical * self._ratio.value
 
-    def start_run(self) -> None:
-        """Forget an unfinished run, and bring the tables up to date."""
-        self._run = _Run()
+    def start_run(self, *, opening: bool = False) -> None:
+        """Forget an unfinished run, and bring the tables up to date. opening: see ``RunRecorder.start_run``."""
+        self._recorder.start_run(opening=opening)
+        self._levels = []
         if self._new_runs and self._new_runs * REFRESH_SHARE >= len(self._runs):
             self._refresh()
 
     def observe(self, stage: str, seconds: float) -> None:
         """``text``, ``conditioner``, ``jump``, ``decode`` or ``encode`` took ``seconds``; all but jumps once a run."""
-        run, cold = self._run, stage in self._cold
         if stage == "jump":
-            self._observe_jump(max(seconds, SHORTEST), cold)
-        elif cold:
-            run.first[stage] = seconds
-        else:
-            run.seconds[stage] = seconds
-            if stage in self._measured and self._typical:
-                relative = self._relative[stage]
-                self._ratio.observe(seconds / (relative * self._typical), 0.5 * min(1.0, relative))
-        self._cold.discard(stage)
+            seconds = max(seconds, SHORTEST)
+            self._observe_jump(seconds, self._recorder.observe(stage, seconds))
+        elif not self._recorder.observe(stage, seconds) and stage in self._measured and self._typical:
+            relative = self._relative[stage]
+            self._ratio.observe(seconds / (relative * self._typical), 0.5 * min(1.0, relative))
 
-    def observe_preview(self, jump_seconds: float) -> None:
-        """The jump of a preview: it says how fast the machine is, and is no part of the run's history."""
-        if self._typical:
-            self._ratio.observe(jump_seconds / self._typical)
+    def observe_preview(self, stage: str, seconds: float) -> None:
+        """The ``jump``, ``decode`` or ``encode`` of a preview. Its jump too says how fast the machine is."""
+        if stage == "jump" and self._typical:
+            self._ratio.observe(seconds / self._typical)
+        self._recorder.observe_preview(stage, seconds)
 
     def end_run(self) -> tuple[RunTimes, FirstCalls | None]:
         """Learn from the run, also from one that was cut short. Returns what to store of it."""
-        run, self._run = self._run, _Run()
-        run.levels.append(self.jump_seconds or 0.0)
-        if run.jumps:
-            self._runs.append(run)
+        times, first = self._recorder.end_run()
+        if times.jumps:
+            self._runs.append(_Run(times, [*self._levels, self.jump_seconds or 0.0]))
             self._new_runs += 1
-        return RunTimes(jumps=tuple(run.jumps), **run.seconds), FirstCalls(**run.first) if run.first else None
+        self._levels = []
+        return times, first
 
     def required(self, confidence: float) -> list[float] | None:
         """Seconds from now that k = 0..32 more jumps and all that follows stay within at ``confidence``."""
@@ -158,14 +156,15 @@ class Forecaster:
         return required[steps] + before + self._first_calls(("text", "conditioner"), confidence)
 
     def preview_seconds(self, confidence: float) -> float:
-        """Seconds of one jump to 0 and its decoding; 0 where nothing is known."""
+        """Seconds of one jump to 0, its decoding and, where runs have it, encoding; 0 where nothing is known."""
         level = self.jump_seconds
         if level is None:
             return 0.0
-        return level * self._table(confidence)[1] + self._first_calls(("jump", "decode"), confidence)
+        jumps = self._table(confidence)[1] + (self._encode_jumps(confidence) if self._encode else 0.0)
+        return level * jumps + self._first_calls(("jump", "decode", "encode"), confidence)
 
     def _observe_jump(self, seconds: float, cold: bool) -> None:
-        run, level = self._run, self.jump_seconds
+        level = self.jump_seconds
         if self._typical is None or self._typical_is_first_call:
             self._typical, self._typical_is_first_call, self._ratio = seconds, cold, SpeedRatio()
             level = seconds
@@ -173,18 +172,16 @@ class Forecaster:
             self._ratio.observe(seconds / (self._typical + self._first_call("jump", 0.5)), 0.5)
         else:
             self._ratio.observe(seconds / self._typical)
-        if cold:
-            run.first["jump"] = seconds
-        else:
-            run.jumps.append(seconds)
-            run.levels.append(level or seconds)
+        if not cold:
+            self._levels.append(level or seconds)
 
     def _first_calls(self, stages: Sequence[str], confidence: float) -> float:
         """What the first calls that these stages still have to make take more than warm ones."""
-        if not self._cold:
+        cold = self._recorder.cold
+        if not cold:
             return 0.0
         skipped = {stage for stage, runs in (("decode", self._decode), ("encode", self._encode)) if not runs}
-        extra = sum(self._first_call(stage, confidence) for stage in stages if stage in self._cold - skipped)
+        extra = sum(self._first_call(stage, confidence) for stage in stages if stage in cold - skipped)
         return extra * max(1.0, self._ratio.value)
 
     def _first_call(self, stage: str, confidence: float) -> float:
@@ -194,8 +191,7 @@ class Forecaster:
 
     def _table(self, confidence: float) -> list[float]:
         """(k + D) Q_k for k = 0..32, never descending."""
-        starting = not self._run.jumps and "jump" not in self._run.first
-        key = (confidence, group_of(self._ratio.value), starting)
+        key = (confidence, group_of(self._ratio.value), not self._recorder.has_jumped)
         found = self._tables.get(key)
         if found is None:
             margin = INTERPOLATION_MARGIN if self.interpolated else 1.0
@@ -207,7 +203,7 @@ class Forecaster:
 
     def _encode_jumps(self, confidence: float) -> float:
         """The quantile of encoding, in jumps as they were expected then."""
-        found = [run.seconds["encode"] / run.levels[-1] for run in self._runs if "encode" in run.seconds]
+        found = [run.times.encode / run.levels[-1] for run in self._runs if run.times.encode is not None]
         usual = self._relative["encode"] * prior(confidence, self._relative["encode"])
         measured = quantile(found, confidence)
         if measured is None:
@@ -220,7 +216,6 @@ class Forecaster:
         if noise:
             self._ratio.set_spread(TO_DEVIATION * statistics.median(noise))
         for times in runs:
-            self._run = _Run()
             for stage, seconds in _in_order(times):
                 self.observe(stage, seconds)
             self.end_run()
@@ -231,10 +226,10 @@ class Forecaster:
         """Typical times, the noise of single jumps, and the moments, of the runs until now."""
         self._new_runs = 0
         self._tables.clear()
-        while sum(len(run.jumps) for run in self._runs) > MAX_JUMPS:
+        while sum(len(run.times.jumps) for run in self._runs) > MAX_JUMPS:
             self._runs.popleft()
-        past = [PastRun(run.jumps, run.levels, run.seconds.get("decode")) for run in self._runs]
-        self._set_relative([RunTimes(jumps=tuple(run.jumps), **run.seconds) for run in self._runs])
+        past = [PastRun(run.times.jumps, run.levels, run.times.decode) for run in self._runs]
+        self._set_relative([run.times for run in self._runs])
         jumps = np.concatenate([run.jumps for run in past])
         levels = np.concatenate([run.levels[:-1] for run in past])
         typical = float(np.median(jumps[-TYPICAL_JUMPS:]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 STAGES = ("text", "conditioner", "jump", "decode", "encode")
 MAX_RUNS, MAX_JUMPS = 256, 2048
@@ -58,13 +58,17 @@ class RunTimes:
 
 @dataclass(frozen=True)
 class FirstCalls:
-    """Seconds of the first call of each stage in one process; None where the stage did not run."""
+    """Seconds of the first call of each stage in one process; None where the stage did not run.
+
+    opening: whether waiting for engines to open was part of them.
+    """
 
     text: float | None = None
     conditioner: float | None = None
     jump: float | None = None
     decode: float | None = None
     encode: float | None = None
+    opening: bool = False
 
     def __post_init__(self) -> None:
         _check(self.text, self.conditioner, self.jump, self.decode, self.encode)
@@ -84,6 +88,12 @@ class History:
         runs = (*self.runs, run) if run is not None else self.runs
         firsts = (*self.first, first) if first is not None else self.first
         return History(bounded(runs), firsts[-MAX_FIRST_CALLS:])
+
+    def beginning(self, *, opening: bool) -> History:
+        """The same for a process whose first calls do, or do not, wait for engines: only first calls of that kind
+        where there are any."""
+        alike = tuple(each for each in self.first if each.opening == opening)
+        return replace(self, first=alike or self.first)
 
     def seconds(self, stage: str) -> list[float]:
         """Warm times of ``text``, ``conditioner``, ``jump``, ``decode`` or ``encode``, oldest first."""

@@ -14,18 +14,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import re
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from anyflow_rt.errors import OutputError
 from anyflow_rt.sampling.latency import FirstCalls, History, Profile, RunTimes, Setting, bounded
+from anyflow_rt.sampling.lock import locked
 
 SCHEMA = 1
 MAX_SETTINGS = 16
@@ -61,7 +61,7 @@ def state_root() -> Path:
 
 def this_machine() -> str:
     """The processor and how many of its cores this process may use."""
-    model = platform.processor() or platform.machine()
+    model = os.uname().machine
     with suppress(OSError):
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
         model = found[1].strip() if found else model
@@ -69,47 +69,64 @@ def this_machine() -> str:
 
 
 class LatencyStore:
-    """One profile file. ``load`` it, ``add`` runs as they end, ``flush`` now and then and at the end."""
+    """One profile file. ``load`` it, ``add`` runs as they end, ``flush`` now and then and at the end. Thread-safe."""
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
         name = re.sub(r"[^\w.-]", "_", identity.device).strip(".") or "device"
         self.path = state_root() / "latency" / identity.bundle_id / f"{name}.json"
         self._pending: list[tuple[Setting, RunTimes, FirstCalls | None]] = []
+        self._guard = threading.Lock()
         self._warned: set[str] = set()
 
     def load(self) -> Profile:
-        """What was measured before; empty where nothing was, or where it holds no more."""
+        """What was measured before, what waits to be written included; empty where nothing was."""
         try:
-            return self._read()
+            profile = self._read()
         except OSError as error:
             self._warn("read", f"cannot read the latency profile {self.path}: {error.strerror}; runs go on without it")
-            return Profile()
+            profile = Profile()
+        return _later(profile, self._pending)
 
     def add(self, setting: Setting, run: RunTimes, first: FirstCalls | None = None) -> None:
         """Remember a run until ``flush``."""
-        self._pending.append((setting, run, first))
-        del self._pending[:-MAX_PENDING]
+        if run != RunTimes() or first is not None:
+            self._pending = [*self._pending, (setting, run, first)][-MAX_PENDING:]
+
+    @property
+    def pending(self) -> int:
+        """Runs that wait to be written."""
+        return len(self._pending)
+
+    def save(self) -> None:
+        """Write what was added. Raises OutputError where that is not possible; it is then kept for a later call."""
+        with self._guard:
+            pending = self._pending
+            if not pending:
+                return
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with locked(Path(f"{self.path}.lock"), LOCK_SECONDS):
+                    self._write(_later(self._read(), pending))
+            except TimeoutError as error:
+                raise OutputError(
+                    f"another process holds {self.path}.lock; what this one measured is written later"
+                ) from error
+            except OSError as error:
+                raise OutputError(
+                    f"cannot keep latencies in {self.path}: {error.strerror or error}; set ANYFLOW_RT_STATE to a "
+                    "directory you may write to"
+                ) from error
+            written = {id(each) for each in pending}
+            self._pending = [each for each in self._pending if id(each) not in written]
 
     def flush(self) -> bool:
-        """Write what was added. False where that was not possible, said once as a warning; never raises for it."""
-        if not self._pending:
-            return True
+        """``save``, but what keeps it from being written is said once, as a warning. Returns whether it was."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.path}.lock", timeout=LOCK_SECONDS):
-                profile = self._read()
-                for setting, run, first in self._pending:
-                    profile = profile.with_run(setting, run if run != RunTimes() else None, first)
-                self._write(profile)
-        except Timeout:
-            self._warn("lock", f"another process holds {self.path}.lock; what this one measured is written later")
+            self.save()
+        except OutputError as error:
+            self._warn("lock" if isinstance(error.__cause__, TimeoutError) else "write", f"{error} (runs go on)")
             return False
-        except OSError as error:
-            fault = error.strerror or error
-            self._warn("write", f"cannot keep latencies in {self.path}: {fault}; runs go on without a profile on disk")
-            return False
-        self._pending.clear()
         return True
 
     def _read(self) -> Profile:
@@ -157,6 +174,12 @@ class LatencyStore:
             _log.warning("%s", message)
 
 
+def _later(profile: Profile, runs: Sequence[tuple[Setting, RunTimes, FirstCalls | None]]) -> Profile:
+    for setting, run, first in runs:
+        profile = profile.with_run(setting, run if run != RunTimes() else None, first)
+    return profile
+
+
 def _identity(identity: Identity) -> dict[str, Any]:
     return {
         "bundle_id": identity.bundle_id,
@@ -178,7 +201,7 @@ def _as_json(setting: Setting, history: History) -> dict[str, Any]:
             ]
             for run in runs
         ],
-        "first": [{name: _round(seconds) for name, seconds in asdict(each).items()} for each in history.first],
+        "first": [{name: _first_value(value) for name, value in asdict(each).items()} for each in history.first],
     }
 
 
@@ -201,6 +224,10 @@ def _setting(value: Mapping[str, Any]) -> Setting:
     if not all(type(each) is int and each > 0 for each in numbers) or not all(isinstance(each, str) for each in texts):
         raise ValueError(f"a setting is {dict(value)!r}")
     return found
+
+
+def _first_value(value: float | bool | None) -> float | bool | None:
+    return value if isinstance(value, bool) else _round(value)
 
 
 def _round(seconds: float | None) -> float | None:

@@ -23,6 +23,7 @@ from anyflow_rt.benchmarks.budget.score import (
 from anyflow_rt.sampling.forecast import Forecaster
 from anyflow_rt.sampling.planner import make_tables
 from anyflow_rt.sampling.quality import Quality
+from anyflow_rt.sampling.recorder import RunRecorder
 
 ADAPTIVE = "adaptive"
 RECOVERY_RUNS = 20
@@ -74,7 +75,7 @@ def run_case(case: Case, quality: Quality, *, requests: int, seed: int = 0, non_
     costs = simulated.Costs()
     asked = simulated.make_requests(costs, requests, rng, arrivals=case.arrivals, budgets=case.budgets)
     place = simulated.machine(case.machine, asked, rng)
-    forecaster = Forecaster(simulated.profile(costs, rng, factor=case.profile_factor), warm=True)
+    forecaster = Forecaster(simulated.profile(costs, rng, factor=case.profile_factor), recorder=RunRecorder(cold=()))
     tables = make_tables(quality, non_uniform=non_uniform)
     return score_case(case, simulated.simulate(place, asked, tables, forecaster, confidence=case.confidence), quality)
 
