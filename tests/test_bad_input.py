@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.bundles import RandomBundle, random_bundle
+from support.commands import fails
 
 import anyflow_rt
 from anyflow_rt.build_plan import BuildOptions
@@ -32,25 +33,6 @@ FAST = ("--engine", "onnxruntime", "--precision", "fp32")
 @pytest.fixture
 def base() -> RandomBundle:
     return random_bundle("base")
-
-
-def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], *said: str, code: int | None = None) -> str:
-    """Run a command that must fail as the contract says; its one line."""
-    capsys.readouterr()
-    try:
-        found = main(arguments)
-    except SystemExit as stopped:  # argparse ends the process by itself
-        found = int(stopped.code or 0)
-    out, error = capsys.readouterr()
-    assert found in ((1, 2) if code is None else (code,)), error
-    assert out == ""
-    assert error.startswith("anyflow-rt"), error
-    assert error.count("\n") == 1, error
-    assert "Traceback" not in error
-    assert "a defect of anyflow-rt" not in error
-    for words in said:
-        assert words in error, error
-    return error
 
 
 def run(bundle: Path, output: Path, *arguments: str, prompt: str = "a red circle") -> list[str]:
@@ -284,63 +266,6 @@ def test_a_tokenizer_of_the_right_size_with_the_wrong_bytes(
     error = fails(capsys, run(bundle, tmp_path / "out.mp4"), "tokenizer.json", code=1)
     words = shlex.split(error.partition("build its bundle again with")[2])
     assert words == ["anyflow-rt", "build", "--ckpt", str(base.checkpoint), "--out", str(bundle), "--force"]
-
-
-def edit(file: str, **values: object) -> Callable[[Path], None]:
-    def change(checkpoint: Path) -> None:
-        old = json.loads((checkpoint / file).read_text())
-        new = {key: value for key, value in {**old, **values}.items() if value is not None}
-        (checkpoint / file).write_text(json.dumps(new))
-
-    return change
-
-
-def only_a_pickle(checkpoint: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.mkdir, (str(checkpoint / "unpickled"),)
-
-    import pickle
-
-    folder = checkpoint / "transformer"
-    (folder / "diffusion_pytorch_model.safetensors").unlink()
-    (folder / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
-
-
-WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda folder: (folder / WEIGHTS).unlink(), ["diffusion_pytorch_model.safetensors", "download"]),
-        (lambda folder: os.truncate(folder / WEIGHTS, 5000), ["truncated", "download"]),
-        (lambda folder: os.truncate(folder / WEIGHTS, 0), ["truncated"]),
-        (edit("transformer/config.json", num_layers=None), ["num_layers"]),
-        (edit("transformer/config.json", ffn_dim=64), ["ffn"]),
-        (edit("transformer/config.json", surprise=1), ["surprise"]),
-        (edit("transformer/config.json", _class_name="OtherTransformer"), ["OtherTransformer"]),
-        (edit("model_index.json", _class_name="OtherPipeline"), ["OtherPipeline"]),
-        (edit("vae/config.json", z_dim=12), ["12"]),
-        (lambda folder: (folder / "model_index.json").unlink(), ["model_index.json"]),
-        (lambda folder: (folder / "tokenizer/tokenizer.json").write_text("{"), ["tokenizer.json"]),
-        (only_a_pickle, ["diffusion_pytorch_model.bin", "never read"]),
-        (shutil.rmtree, ["no directory"]),
-    ],
-)
-def test_checkpoints(
-    base: RandomBundle,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    damage: Callable[[Path], object],
-    said: list[str],
-) -> None:
-    checkpoint = Path(shutil.copytree(base.checkpoint, tmp_path / "checkpoint"))
-    damage(checkpoint)
-    for flag in ("--onnx-only", "--dry-run"):
-        fails(capsys, ["build", "--ckpt", str(checkpoint), "--out", str(tmp_path / "b"), flag], *said, code=1)
-    assert not (tmp_path / "b").exists()
-    assert not (checkpoint / "unpickled").exists()
 
 
 def test_build_options(base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
