@@ -83,7 +83,7 @@ class Journal:
         if not records or records[0] != header:
             difference = _difference(records[0] if records else None, header)
             raise UsageError(
-                f"{self.path} belongs to another run ({difference}); use the same options, another --report, or remove it"
+                f"{self.path} belongs to another run ({difference}); use its options, another --report, or remove it"
             )
         for kind, key, value in records[1:]:
             self.get(kind)[tuple(key)] = value
