@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from anyflow_rt.benchmarks.peers import DTYPES
+from anyflow_rt.components import COMPUTE_TYPE_PORTS
 from anyflow_rt.engines import geometry, registry
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.engine import Engine
 from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.usual_shapes import usual_shapes
 
 T, R = 1.0, 0.0
 """The jump: all the way, so that the velocity is z_t - z_r."""
@@ -56,10 +58,14 @@ class OurSide:
         self._scale = architecture.scheduler.num_train_timesteps
         self._frames = latent.frames
         self._rope = geometry.rope_tables(transformer, geometry.token_grid(transformer, latent))
-        engine = registry.default_engine()
+        engine, shapes = registry.default_engine(), usual_shapes(architecture, size)
         self._engines: dict[str, Engine] = {
             name: registry.open_engine(
-                engine, graphs / f"{name}.onnx", precision="fp32" if name == "time_embedder" else precision
+                engine,
+                graphs / f"{name}.onnx",
+                precision="fp32" if name == "time_embedder" else precision,
+                compute_type=COMPUTE_TYPE_PORTS,
+                usual_shapes=shapes.get(name, ()),
             )
             for name in COMPONENTS
         }
@@ -71,9 +77,12 @@ class OurSide:
         return {"latents": inputs.latents, **out}
 
     def jump(self, prepared: dict[str, Any]) -> np.ndarray:
-        """Time embedder, denoiser and update, as ``sampling.executor`` calls them."""
-        times = (np.full((1, self._frames), self._scale * value, np.float32) for value in (T, R))
-        embedded = self._engines["time_embedder"].infer(**dict(zip(("t", "r"), times, strict=True)))
+        """Time embedder, denoiser and update, as ``sampling.executor`` calls them, engines made for this size."""
+        t, r = (np.full((1, 1), self._scale * value, np.float32) for value in (T, R))
+        embedded = {
+            name: np.repeat(value, self._frames, axis=1)
+            for name, value in self._engines["time_embedder"].infer(t=t, r=r).items()
+        }
         out = self._engines["denoiser"].infer(
             **prepared,
             **embedded,
