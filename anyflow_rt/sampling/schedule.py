@@ -10,7 +10,6 @@ those of diffusers' ``FlowMapEulerDiscreteScheduler``, bit for bit in float64.
 from __future__ import annotations
 
 import itertools
-import math
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -109,13 +108,6 @@ def check_steps(steps: object, name: str = "steps") -> int:
     if value is None or not 1 <= value <= MAX_STEPS:
         raise UsageError(f"{name} must be a whole number from 1 to {MAX_STEPS}, not {steps!r}")
     return value
-
-
-def check_shift(shift: float) -> float:
-    """The shift as a float. Raises ``UsageError`` unless it is finite and positive."""
-    if not (math.isfinite(shift) and shift > 0.0):
-        raise UsageError(f"the schedule's shift must be a positive number, not {shift!r}")
-    return float(shift)
 
 
 def _linspace_down(steps: int) -> list[float]:
