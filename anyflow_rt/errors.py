@@ -39,6 +39,23 @@ class OutputError(AnyflowError):
     """A result cannot be written where the caller asked."""
 
 
+class BudgetError(AnyflowError):
+    """A run was refused because its latency budget cannot be met. Exit code 3. The message names the smallest that can.
+
+    ``smallest``: its seconds; None where nothing was measured yet.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, smallest: float | None) -> None:
+        super().__init__(message)
+        self.smallest = smallest
+
+
+class Cancelled(AnyflowError):
+    """For ``on_step`` and previews to raise: ends the run between two jumps; nothing is written."""
+
+
 class MissingPackageError(AnyflowError):
     """A package is needed. The message holds the ``pip install`` line that mends it.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import UsageError
 from anyflow_rt.noise import check_seed, check_seeds
+from anyflow_rt.preview import check_preview_after
 from anyflow_rt.prompt import check_sequence_length, clean_prompts
+from anyflow_rt.sampling.limits import Budget, Limits, check_budget, check_confidence
 from anyflow_rt.sampling.schedule import Plan, check_steps, uniform_plan
 
 DEFAULT_STEPS = 4
@@ -24,11 +26,16 @@ MAX_VIDEOS = 4096
 
 @dataclass(frozen=True)
 class Request:
-    """One call, checked. Prompts are cleaned; ``negative_prompts`` is None where nothing is guided."""
+    """One call, checked. Prompts are cleaned; ``negative_prompts`` is None where nothing is guided.
+
+    Either ``plan`` or ``budget`` is None. preview_after: jumps after which a draft is shown, ascending.
+    """
 
     prompts: tuple[str, ...]
     negative_prompts: tuple[str, ...] | None
-    plan: Plan
+    plan: Plan | None
+    budget: Budget | None
+    preview_after: tuple[int, ...]
     seed: int | tuple[int, ...]
     size: VideoSize
     num_videos: int
@@ -50,8 +57,10 @@ def make_request(
     steps: int | None = None,
     budget: float | None = None,
     confidence: float = 0.95,
+    strict_budget: bool = False,
     min_steps: int = 1,
     max_steps: int = DEFAULT_MAX_STEPS,
+    preview_after: Sequence[int] = (),
     seed: int | Sequence[int] = 0,
     height: int | None = None,
     width: int | None = None,
@@ -65,12 +74,20 @@ def make_request(
     """Check one call's options. Raises UsageError naming the option, its value and the mend.
 
     Like the reference, guidance is on only above 1, and one negative prompt (default: the empty text) serves all.
+    With a budget, ``steps`` and ``max_steps`` are both ceilings.
     """
+    least, most = check_steps(min_steps, "min_steps"), check_steps(max_steps, "max_steps")
+    if least > most:
+        raise UsageError(f"min_steps {least} is above max_steps {most}; give a smaller one, or a larger max_steps")
+    limits = Limits(preview_after=check_preview_after(preview_after))
+    sure = check_confidence(confidence)
+    kept = None
+    if not isinstance(strict_budget, bool):
+        raise UsageError(f"strict_budget is {strict_budget!r}; give True, to refuse what cannot be met, or False")
     if budget is not None:
-        raise UsageError(f"budget is {budget!r}, but this version does not plan for budgets yet; give steps instead")
-    jumps = _steps(steps, check_steps(min_steps, "min_steps"), check_steps(max_steps, "max_steps"))
-    if not _is_number(confidence) or not 0 < confidence < 1:
-        raise UsageError(f"confidence is {confidence!r}; give a number between 0 and 1")
+        kept = Budget(check_budget(budget), sure, strict_budget, _within(limits, steps, least, most))
+    elif strict_budget:
+        raise UsageError("strict_budget is about a budget, and none is given; give budget, or leave strict_budget out")
     if not isinstance(mean_velocity, bool):
         raise UsageError(f"mean_velocity is {mean_velocity!r}; give True, or False for plain Euler steps")
     prompts = tuple(clean_prompts(prompt))
@@ -80,7 +97,9 @@ def make_request(
     return Request(
         prompts=prompts,
         negative_prompts=_negatives(negative_prompt, len(prompts)) if _guidance(guidance_scale) > 1 else None,
-        plan=uniform_plan(jumps, shift),
+        plan=uniform_plan(_steps(steps, least, most), shift) if kept is None else None,
+        budget=kept,
+        preview_after=limits.preview_after,
         seed=tuple(check_seeds(seed, videos)) if isinstance(seed, list | tuple) else check_seed(seed),
         size=VideoSize(
             num_frames=default_size.num_frames if num_frames is None else num_frames,
@@ -132,8 +151,6 @@ def _steps(asked: int | None, least: int, most: int) -> int:
 
     A ``max_steps`` left at its default does not bound what is asked: it is where planning ends, not a limit of ours.
     """
-    if least > most:
-        raise UsageError(f"min_steps {least} is above max_steps {most}; give a smaller one, or a larger max_steps")
     if asked is None:
         return min(max(DEFAULT_STEPS, least), most)
     steps = check_steps(asked)
@@ -142,6 +159,13 @@ def _steps(asked: int | None, least: int, most: int) -> int:
             f"steps {steps} is not within min_steps {least} and max_steps {most}; leave the bounds out, or widen them"
         )
     return steps
+
+
+def _within(limits: Limits, steps: int | None, least: int, most: int) -> Limits:
+    """The limits of a plan within a budget: ``steps`` is its ceiling."""
+    if steps is not None and check_steps(steps) < least:
+        raise UsageError(f"steps {steps} is below min_steps {least}; with a budget, steps is the most that are run")
+    return replace(limits, min_steps=least, max_steps=most if steps is None else min(steps, most))
 
 
 def _count(name: str, value: object) -> int:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anyflow_rt.errors import UsageError
+from anyflow_rt.preview import Preview
+
+if TYPE_CHECKING:
+    from anyflow_rt.sampling.controller import Decision
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Wall-clock seconds of each stage. ``decode`` and ``encode`` overlap where a file is written."""
+    """Wall-clock seconds of each stage. ``decode`` and ``encode`` overlap where a file is written.
+
+    total: from the call, or from ``started_at`` where that was given; previews and ``on_step`` are in no stage.
+    """
 
     load: float
     text: float
@@ -24,10 +31,35 @@ class Seconds:
     total: float
 
 
+@dataclass(frozen=True)
+class BudgetReport:
+    """How a run kept its budget. Seconds count as the budget does: from the call, or from ``started_at``.
+
+    seconds, confidence: as asked. taken: until the frames, or the finished file, were there; met: within the budget.
+    predicted: the finish stated, at that confidence, when the plan that was finally run was chosen; None where no jump
+    had been measured. planned_steps: of the first plan. smallest: the smallest budget that would have done, as known
+    at the start. planning: seconds of each decision. notes: what the plan had to assume, for people.
+    """
+
+    seconds: float
+    confidence: float
+    met: bool
+    taken: float
+    predicted: float | None
+    planned_steps: int
+    smallest: float | None
+    planning: tuple[float, ...]
+    notes: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """frames uint8 (N, T, H, W, 3) or None where they went to a file or were not asked for; latents float32
-    (N, F, C, h, w), normalised as the denoiser sees them; plan: the (t, r) of every jump."""
+    (N, F, C, h, w), normalised as the denoiser sees them; plan: the (t, r) of every jump that ran.
+
+    budget, decisions: of a run with a budget; every decision with its reason, in order. previews: the drafts that were
+    kept (``preview=True``).
+    """
 
     frames: np.ndarray | None = field(repr=False)
     latents: np.ndarray = field(repr=False)
@@ -39,8 +71,9 @@ class Result:
     engine: str
     precision: str
     paths: tuple[Path, ...] = ()
-    budget: Any = None
-    decisions: tuple[Any, ...] = field(default=())
+    budget: BudgetReport | None = None
+    decisions: tuple[Decision, ...] = field(default=(), repr=False)
+    previews: tuple[Preview, ...] = ()
 
     def save(self, path: str | Path, *, fps: float | None = None, quality: float | None = None) -> tuple[Path, ...]:
         """Write the frames to ``path`` (.mp4, .gif, .png contact sheet or .npy) and return the files written.

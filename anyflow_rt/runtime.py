@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,20 +13,30 @@ from typing import Any, Self
 import numpy as np
 
 from anyflow_rt.components import Components
-from anyflow_rt.conditioning import Conditioning, ConditioningSeconds, condition
-from anyflow_rt.decoding import decode
 from anyflow_rt.engines import geometry, locations, registry
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.mend import rebuild_command
 from anyflow_rt.errors import BundleError, UsageError
-from anyflow_rt.noise import initial_noise
+from anyflow_rt.generation import Deliver, Generation, Loaded, make_sampling
+from anyflow_rt.latencies import Latencies
+from anyflow_rt.preview import (
+    PREVIEW_AFTER,
+    DraftFiles,
+    OnPreview,
+    Preview,
+    check_preview,
+    draft_path,
+    whole_draft,
+    write_chunks,
+)
 from anyflow_rt.prompt import PromptTokenizer
 from anyflow_rt.request import OUTPUTS, Request, check_names, check_on_step, make_request
-from anyflow_rt.result import Result, Seconds
+from anyflow_rt.result import Result
 from anyflow_rt.sampler import Sampler
-from anyflow_rt.sampling.executor import OnStep, Sampling, run_plan
+from anyflow_rt.sampling.executor import OnStep
+from anyflow_rt.sampling.limits import check_started_at
 from anyflow_rt.working_memory import check_memory
 
 logger = logging.getLogger(__name__)
@@ -72,7 +82,6 @@ class Runtime:
             logger.warning("%s", note)
         self.precision = usual if precision is None else precision
         registry.check_precision(self.engine, self.precision)
-        self._tokenizer = PromptTokenizer(bundle.tokenizer_path)
         self._components = Components(
             bundle,
             self.engine,
@@ -81,6 +90,9 @@ class Runtime:
             specialize=(bundle.defaults.size if specialize else None) if isinstance(specialize, bool) else specialize,
             single_use=single_use,
         )
+        self.latencies = Latencies(bundle.id, self.engine)
+        tokenizer = PromptTokenizer(bundle.tokenizer_path)
+        self._loaded = Loaded(bundle, self.engine, self.precision, tokenizer, self._components, self.latencies)
 
     def generate(
         self,
@@ -89,8 +101,10 @@ class Runtime:
         steps: int | None = None,
         budget: float | None = None,
         confidence: float = 0.95,
+        strict_budget: bool = False,
         min_steps: int = 1,
         max_steps: int = 32,
+        started_at: float | None = None,
         seed: int | Sequence[int] = 0,
         height: int | None = None,
         width: int | None = None,
@@ -102,13 +116,18 @@ class Runtime:
         max_sequence_length: int = 512,
         output: str = "frames",
         on_step: OnStep | None = None,
+        preview: bool | OnPreview | None = None,
+        preview_after: Sequence[int] = PREVIEW_AFTER,
     ) -> Result:
         """Make one video, or ``num_videos`` of each prompt.
 
         prompt: a text, or a list or tuple of them.
-        steps: jumps, 1 to 1000; None (default) is 4, as far as min_steps and max_steps allow.
-        budget: seconds; only None (default) so far. confidence: that a budget is met, between 0 and 1, default 0.95.
+        steps: jumps, 1 to 1000; None (default) is 4, as far as min_steps and max_steps allow. With a budget, the most.
+        budget: seconds from the call to the frames; None (default) is as long as it takes. As many jumps are made as
+        keep it with the probability ``confidence`` (default 0.95), decided anew before each. Where it is too small the
+        fewest are; with strict_budget the run is refused instead. ``Result.budget`` and ``.decisions`` tell the rest.
         min_steps, max_steps: jumps, 1 and 32 by default; steps must lie between those that are given.
+        started_at: the ``time.perf_counter()`` that a budget and ``seconds.total`` count from; None is the call.
         seed: of the initial noise, 0 by default: one integer for the whole batch, or a list with one a video.
         height, width: pixels, multiples of 16; num_frames: 4n + 1. None (default) is the bundle's own.
         num_videos: of each prompt, 1 by default.
@@ -117,21 +136,31 @@ class Runtime:
         mean_velocity: True by default; False is plain Euler, where the network is told r = t.
         max_sequence_length: prompt tokens that the denoiser attends to, 512 by default; longer prompts are cut.
         output: ``frames`` (default), or ``latents`` to leave out the decoder.
-        on_step: called after every jump with a ``Step``, None by default; what it raises ends the run.
+        on_step: called after every jump with a ``Step``, None by default; what it raises (``errors.Cancelled``, say)
+        ends the run.
+        preview: drafts on the way, none by default: after ``preview_after`` jumps (default 1, 4, 16) what jumping to
+        the end from there shows. Each costs a jump and a decoding, and changes nothing of the result. True keeps them
+        in ``Result.previews``; a function is called with each ``Preview`` at once.
 
-        Raises UsageError, naming the option, its value and the mend, before any work.
+        Raises UsageError, naming the option, its value and the mend, and BudgetError, before any work.
         """
+        start = check_started_at(started_at, time.perf_counter())
         if output not in OUTPUTS:
             raise UsageError(f"output is {output!r}; give one of {', '.join(OUTPUTS)}")
         check_on_step(on_step)
+        check_preview(preview)
+        if preview and output == "latents":
+            raise UsageError("preview shows frames, and output is 'latents'; leave one of them out")
         request = self._request(
             prompt,
             output,
             steps=steps,
             budget=budget,
             confidence=confidence,
+            strict_budget=strict_budget,
             min_steps=min_steps,
             max_steps=max_steps,
+            preview_after=preview_after if preview else (),
             seed=seed,
             height=height,
             width=width,
@@ -142,10 +171,11 @@ class Runtime:
             mean_velocity=mean_velocity,
             max_sequence_length=max_sequence_length,
         )
-        run = _Run(self, request)
-        latents = run.denoise(on_step)
-        frames = np.concatenate(list(run.frames(latents)), axis=1) if output == "frames" else None
-        return run.result(latents, frames)
+        kept: list[Preview] = []
+        with Generation(self._loaded, request, output=output, started_at=start) as call:
+            latents = call.denoise(on_step, preview if callable(preview) else kept.append, whole_draft)
+            frames = np.concatenate(list(call.frames(latents)), axis=1) if output == "frames" else None
+            return call.result(frames, tuple(kept))
 
     def generate_to_file(
         self,
@@ -154,50 +184,65 @@ class Runtime:
         *,
         fps: float | None = None,
         quality: float | None = None,
+        started_at: float | None = None,
         on_step: OnStep | None = None,
+        preview: bool | OnPreview | None = None,
+        preview_after: Sequence[int] = PREVIEW_AFTER,
         **options: Any,
     ) -> Result:
         """Like ``generate``, but frames go to ``path`` while the decoder still runs, and are not kept.
 
         path: ends in .mp4, .gif, .png (a contact sheet) or .npy (the frames themselves). ``options`` are those of
         ``generate``, without ``output``. fps: frames a second of an mp4 or gif; None (default) is the bundle's own.
-        quality: of an mp4, 0 (small) to 100 (best); None (default) is 70.
+        quality: of an mp4, 0 (small) to 100 (best); None (default) is 70. A budget is for the finished file.
+        preview: True writes drafts beside the file: ``out-preview-04.mp4`` after 4 jumps of ``out.mp4``. They stay,
+        also where the run ends early.
 
-        Raises UsageError as ``generate`` does, also for names that are no options, and OutputError where the file
-        cannot be written, before any work; an existing file is replaced only once the new one is whole.
+        Raises UsageError and BudgetError as ``generate`` does, also for names that are no options, and OutputError
+        where the file cannot be written, before any work; an existing file is replaced only once the new one is whole.
         """
         from anyflow_rt import video
 
+        start = check_started_at(started_at, time.perf_counter())
         check_names(options, "generate_to_file")
         check_on_step(on_step)
-        request = self._request(prompt, "file", **options)
+        check_preview(preview)
+        request = self._request(prompt, "file", preview_after=preview_after if preview else (), **options)
         rate, size = self.bundle.defaults.fps if fps is None else fps, request.size
-        video.check_output(path, request.videos)
         shape = video.VideoShape(request.videos, size.num_frames, size.height, size.width)
-        with video.BackgroundWriter(video.open_writer(path, shape, fps=fps, usual_fps=rate, quality=quality)) as writer:
-            run = _Run(self, request)
-            latents = run.denoise(on_step)
-            for chunk in run.frames(latents):
-                for index, frames in enumerate(chunk):
-                    writer.write(frames, index)
-            start = time.perf_counter()
+
+        def open_writer(place: str | Path) -> video.BackgroundWriter:
+            return video.BackgroundWriter(video.open_writer(place, shape, fps=fps, usual_fps=rate, quality=quality))
+
+        kept: list[Preview] = []
+        show: OnPreview = preview if callable(preview) else kept.append
+        deliver: Deliver = whole_draft if callable(preview) else DraftFiles(path, open_writer).write
+        for place in (path, *(draft_path(path, steps) for steps in request.preview_after if not callable(preview))):
+            video.check_output(place, request.videos)
+        with Generation(self._loaded, request, output="file", started_at=start) as call, open_writer(path) as writer:
+            write_chunks(writer, call.frames(call.denoise(on_step, show, deliver)))
+            closing = time.perf_counter()
             paths = writer.close()
-        return replace(run.result(latents, None, encode=time.perf_counter() - start), paths=paths, fps=rate)
+            call.encoded(time.perf_counter() - closing)
+            return replace(call.result(None, tuple(kept)), paths=paths, fps=rate)
 
     def sampler(self, prompt: str, **options: Any) -> Sampler:
         """The flow map of one prompt, jump by jump; ``options`` are those of ``generate`` that say how, not how far.
 
         Raises UsageError as ``generate`` does.
         """
-        return _Run(self, self._request(prompt, "latents", **options)).sampler()
+        sampling, _ = make_sampling(self._loaded, self._request(prompt, "latents", **options))
+        return Sampler(self._components, sampling)
 
     def wait(self) -> None:
         """Wait until every engine is open. Raises what opening one raised."""
         self._components.wait()
+        self.latencies.opening = False
 
     def close(self) -> None:
-        """Release the engines."""
+        """Release the engines, and keep what runs took in this machine's latency profile."""
         self._components.close()
+        self.latencies.close()
 
     def __enter__(self) -> Self:
         return self
@@ -205,7 +250,12 @@ class Runtime:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+        else:
+            # Whoever waits for an error, or for the end after Ctrl-C, does not wait for the profile: that is written
+            # when the process ends.
+            self._components.close()
 
     def _request(self, prompt: str | Sequence[str], output: str, **options: Any) -> Request:
         """The checked request, the size included. output: ``frames``, ``latents`` or ``file``."""
@@ -224,83 +274,3 @@ class Runtime:
             output=output,
         )
         return request
-
-
-class _Run:
-    """One call: the stages, and their times."""
-
-    def __init__(self, runtime: Runtime, request: Request) -> None:
-        self._start = time.perf_counter()
-        self._runtime, self._request = runtime, request
-        self._components = runtime._components
-        self._waited_before = self._components.seconds_waited
-        self._size = geometry.latent_size(runtime.bundle.architecture, request.size)
-        self._conditioning = ConditioningSeconds(0.0, 0.0)
-        self._jumps: tuple[float, ...] = ()
-        self._decode = 0.0
-
-    def denoise(self, on_step: OnStep | None) -> np.ndarray:
-        """Prompt and noise -> final latents (N, F, C, h, w)."""
-        request, size = self._request, self._size
-        sampling = self._sampling()
-        noise = initial_noise(request.seed, request.videos, size.channels, size.frames, size.height, size.width)
-        latents, self._jumps = run_plan(self._components, sampling, request.plan, noise, on_step)
-        self._components.finish_stage("denoiser")
-        return latents
-
-    def sampler(self) -> Sampler:
-        return Sampler(self._components, self._sampling())
-
-    def frames(self, latents: np.ndarray) -> Iterator[np.ndarray]:
-        """Decoded chunks; the time between asking for one and getting it is the decoder's."""
-        chunks = decode(self._components, latents)
-        while True:
-            start = time.perf_counter()
-            chunk = next(chunks, None)
-            self._decode += time.perf_counter() - start
-            if chunk is None:
-                return
-            yield chunk
-
-    def result(self, latents: np.ndarray, frames: np.ndarray | None, encode: float = 0.0) -> Result:
-        runtime, request = self._runtime, self._request
-        total = time.perf_counter() - self._start
-        return Result(
-            frames=frames,
-            latents=latents,
-            plan=tuple((jump.t, jump.r) for jump in request.plan),
-            seconds=Seconds(
-                load=self._components.seconds_waited - self._waited_before,
-                text=self._conditioning.text,
-                conditioner=self._conditioning.conditioner,
-                jumps=self._jumps,
-                decode=self._decode,
-                encode=encode,
-                total=total,
-            ),
-            seed=request.seed,
-            size=(request.size.num_frames, request.size.height, request.size.width),
-            fps=runtime.bundle.defaults.fps,
-            engine=runtime.engine,
-            precision=runtime.precision,
-        )
-
-    def _sampling(self) -> Sampling:
-        return Sampling(
-            architecture=self._runtime.bundle.architecture,
-            size=self._size,
-            conditionings=self._conditionings(),
-            guidance_scale=self._request.guidance_scale,
-            mean_velocity=self._request.mean_velocity,
-        )
-
-    def _conditionings(self) -> list[Conditioning]:
-        """Of the negative prompts where the run is guided, then of the prompts."""
-        request, found = self._request, []
-        for prompts in filter(None, (request.negative_prompts, request.prompts)):
-            tokens = self._runtime._tokenizer(prompts, request.max_sequence_length)
-            conditioning, seconds = condition(self._components, tokens, request.max_sequence_length, request.num_videos)
-            found.append(conditioning)
-            self._conditioning += seconds
-        self._components.finish_stage("conditioner")
-        return found

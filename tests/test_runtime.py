@@ -244,7 +244,7 @@ def test_one_frame(runtime: Runtime) -> None:
         ({"steps": 8, "max_steps": 4}, "steps 8 is not within min_steps 1 and max_steps 4"),
         ({"mean_velocity": "no"}, "mean_velocity is 'no'"),
         ({"mean_velocity": None}, "mean_velocity is None"),
-        ({"budget": 1.0}, "budget is 1.0"),
+        ({"budget": -1.0}, "budget is -1.0"),
     ],
 )
 def test_bad_options_are_named_before_any_work(runtime: Runtime, tmp_path: Path, options: dict, said: str) -> None:

@@ -158,6 +158,8 @@ class Controller:
             self._previews.clear()
             self._record(now, remaining, choice, DROPPED)
             return None
+        if choice.jumps == 1:
+            return None  # the run's own next jump goes to 0
         self._record(now, remaining, choice, PREVIEW)
         return Move(self._node, 0, preview=True)
 

@@ -1,4 +1,7 @@
-"""Runs a plan: one denoiser call a jump, the state in float32 between them."""
+"""Makes the jumps of a run, one denoiser call each, as a guide says: a plan, or a controller with a deadline.
+
+The guide is asked before every jump. The state stays in float32 between them; a preview's jump leaves it as it was.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,16 @@ from anyflow_rt.components import Components
 from anyflow_rt.conditioning import Conditioning
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.geometry import LatentSize, rope_tables, token_grid
-from anyflow_rt.sampling.schedule import Jump, Plan
+from anyflow_rt.sampling.guide import Guide
+from anyflow_rt.sampling.schedule import Jump
 
 
 @dataclass(frozen=True)
 class Step:
-    """What ``on_step`` is told after each jump. ``latents`` (N, F, C, h, w) float32 is to be read, not written."""
+    """What ``on_step`` is told after each jump. ``latents`` (N, F, C, h, w) float32 is to be read, not written.
+
+    steps: jumps of the whole run; with a budget as they are planned now.
+    """
 
     index: int
     steps: int
@@ -29,6 +36,8 @@ class Step:
 
 
 OnStep = Callable[[Step], object]
+OnPreview = Callable[[int, np.ndarray], object]
+"""Told the number of jumps made and the latents (N, F, C, h, w) that a jump to 0 leads to from there."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +52,46 @@ class Sampling:
     mean_velocity: bool = True
 
 
-def run_plan(
-    components: Components, sampling: Sampling, plan: Plan, noise: np.ndarray, on_step: OnStep | None = None
-) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Carry ``noise`` (N, F, C, h, w) along ``plan``. Returns the final latents and the seconds of each jump.
+@dataclass(frozen=True, eq=False)
+class Jumped:
+    """The final latents, the jumps that led there and the seconds of each; previews' are not among them."""
 
-    Whatever ``on_step`` raises ends the run and reaches the caller.
+    latents: np.ndarray
+    jumps: tuple[Jump, ...]
+    seconds: tuple[float, ...]
+
+
+def run_jumps(
+    components: Components,
+    sampling: Sampling,
+    guide: Guide,
+    noise: np.ndarray,
+    *,
+    on_step: OnStep | None = None,
+    on_preview: OnPreview | None = None,
+) -> Jumped:
+    """Carry ``noise`` (N, F, C, h, w) where ``guide`` leads.
+
+    Whatever ``on_step`` and ``on_preview`` raise ends the run and reaches the caller.
     """
-    for name in ("time_embedder", "denoiser"):
-        components.get(name)  # so that opening an engine is not counted as a jump
-    latents, seconds = noise, []
-    for index, jump in enumerate(plan):
+    latents = noise
+    jumps: list[Jump] = []
+    seconds: list[float] = []
+    while (move := guide.next_move()) is not None:
         start = time.perf_counter()
-        latents = make_jump(components, sampling, jump, latents)
-        seconds.append(time.perf_counter() - start)
+        landed = make_jump(components, sampling, move.jump, latents)
+        taken = time.perf_counter() - start
+        guide.made(move, taken)
+        if move.preview:
+            if on_preview is not None:
+                on_preview(len(jumps), landed)
+            continue
+        latents = landed
+        jumps.append(move.jump)
+        seconds.append(taken)
         if on_step is not None:
-            on_step(Step(index, len(plan), jump.t, jump.r, latents, seconds[-1]))
-    return latents, tuple(seconds)
+            on_step(Step(len(jumps) - 1, move.steps, move.jump.t, move.jump.r, latents, taken))
+    return Jumped(latents, tuple(jumps), tuple(seconds))
 
 
 def make_jump(components: Components, sampling: Sampling, jump: Jump, latents: np.ndarray) -> np.ndarray:

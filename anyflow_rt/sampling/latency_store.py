@@ -76,7 +76,7 @@ class LatencyStore:
         name = re.sub(r"[^\w.-]", "_", identity.device).strip(".") or "device"
         self.path = state_root() / "latency" / identity.bundle_id / f"{name}.json"
         self._pending: list[tuple[Setting, RunTimes, FirstCalls | None]] = []
-        self._guard = threading.Lock()
+        self._saving, self._listing = threading.Lock(), threading.Lock()
         self._warned: set[str] = set()
 
     def load(self) -> Profile:
@@ -90,17 +90,12 @@ class LatencyStore:
 
     def add(self, setting: Setting, run: RunTimes, first: FirstCalls | None = None) -> None:
         """Remember a run until ``flush``."""
-        if run != RunTimes() or first is not None:
+        with self._listing:
             self._pending = [*self._pending, (setting, run, first)][-MAX_PENDING:]
-
-    @property
-    def pending(self) -> int:
-        """Runs that wait to be written."""
-        return len(self._pending)
 
     def save(self) -> None:
         """Write what was added. Raises OutputError where that is not possible; it is then kept for a later call."""
-        with self._guard:
+        with self._saving:
             pending = self._pending
             if not pending:
                 return
@@ -118,7 +113,8 @@ class LatencyStore:
                     "directory you may write to"
                 ) from error
             written = {id(each) for each in pending}
-            self._pending = [each for each in self._pending if id(each) not in written]
+            with self._listing:
+                self._pending = [each for each in self._pending if id(each) not in written]
 
     def flush(self) -> bool:
         """``save``, but what keeps it from being written is said once, as a warning. Returns whether it was."""

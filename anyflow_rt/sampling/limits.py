@@ -36,6 +36,17 @@ class Limits:
 NO_LIMITS = Limits()
 
 
+@dataclass(frozen=True)
+class Budget:
+    """seconds: until the result is there. confidence: that plans are to keep it with. strict: whether a run that
+    cannot is refused."""
+
+    seconds: float
+    confidence: float
+    strict: bool = False
+    limits: Limits = NO_LIMITS
+
+
 def check_budget(budget: object) -> float:
     """Seconds as a float. Raises UsageError unless a finite number above 0: no text, no bool, no NaN."""
     return _number("budget", budget, math.inf, "a number of seconds above 0")
@@ -44,6 +55,15 @@ def check_budget(budget: object) -> float:
 def check_confidence(confidence: object) -> float:
     """A probability as a float. Raises UsageError unless it is a number between 0 and 1, both excluded."""
     return _number("confidence", confidence, 1.0, "a number between 0 and 1, such as 0.95")
+
+
+def check_started_at(started_at: object, now: float) -> float:
+    """A ``time.perf_counter`` reading that is not after ``now``; None is ``now``. Raises UsageError for others."""
+    if started_at is None:
+        return now
+    if isinstance(started_at, bool) or not isinstance(started_at, int | float) or not started_at <= now:
+        raise UsageError(f"started_at is {started_at!r}; give what time.perf_counter() said when the run was asked for")
+    return float(started_at)
 
 
 def _number(name: str, value: object, below: float, wanted: str) -> float:

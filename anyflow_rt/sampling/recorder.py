@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from anyflow_rt.sampling.latency import STAGES, FirstCalls, RunTimes
+
+
+class StageObserver(Protocol):
+    """What is told of a run's stages as they end: a ``RunRecorder``, or a ``Forecaster`` that learns from them too."""
+
+    def start_run(self, *, opening: bool = False) -> None: ...
+
+    def observe(self, stage: str, seconds: float) -> object: ...
+
+    def observe_preview(self, stage: str, seconds: float) -> None: ...
+
+    def end_run(self) -> tuple[RunTimes, FirstCalls | None]: ...
 
 
 class RunRecorder:

@@ -1,0 +1,206 @@
+"""One call: its stages in order, their times, and what they tell of the machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from anyflow_rt.components import STAGES, Components
+from anyflow_rt.conditioning import ConditioningSeconds, condition
+from anyflow_rt.decoding import decode
+from anyflow_rt.engines import geometry
+from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.latencies import Latencies
+from anyflow_rt.noise import initial_noise
+from anyflow_rt.preview import Preview
+from anyflow_rt.prompt import PromptTokenizer
+from anyflow_rt.request import Request
+from anyflow_rt.result import Result, Seconds
+from anyflow_rt.sampling.executor import Jumped, OnStep, Sampling, run_jumps
+from anyflow_rt.sampling.guide import Guide, PlanGuide
+from anyflow_rt.sampling.latency import Setting
+from anyflow_rt.sampling.recorder import StageObserver
+
+if TYPE_CHECKING:
+    from anyflow_rt.budget import BudgetedRun
+    from anyflow_rt.sampling.planner import Tables
+
+Deliver = Callable[[int, Iterator[np.ndarray]], tuple[np.ndarray | None, tuple[Path, ...]]]
+"""Takes the jumps before a draft and its frames in pieces (N, t, H, W, 3); gives the frames, or their files."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A bundle on one engine, with what every call uses."""
+
+    bundle: Bundle
+    engine: str
+    precision: str
+    tokenizer: PromptTokenizer
+    components: Components
+    latencies: Latencies
+
+    @cached_property
+    def tables(self) -> Tables:
+        """What budgets are planned by. Raises BundleError where the bundle's calibration is damaged."""
+        from anyflow_rt.budget import planning_tables
+
+        return planning_tables(self.bundle)
+
+
+class Generation:
+    """Made when the call begins; a context, so that what a run that fails measured is kept too."""
+
+    def __init__(self, loaded: Loaded, request: Request, *, output: str, started_at: float) -> None:
+        """output: ``frames``, ``latents`` or ``file``. started_at: the ``time.perf_counter`` that seconds count from.
+
+        Raises BudgetError where a strict budget cannot be met.
+        """
+        self._loaded, self._request, self._started_at = loaded, request, started_at
+        self._components = loaded.components
+        self._waited_before = self._components.seconds_waited
+        self._conditioning = ConditioningSeconds(0.0, 0.0)
+        self._decode = 0.0
+        self._encode = 0.0
+        self._draft_decoded = 0.0
+        self._jumped: Jumped | None = None
+        self._setting = Setting(
+            loaded.engine,
+            loaded.precision,
+            request.size.num_frames,
+            request.size.height,
+            request.size.width,
+            request.videos,
+            request.negative_prompts is not None,
+        )
+        self._observer, self._budgeted = self._begin(decode=output != "latents", encode=output == "file")
+        self._begun = time.perf_counter()
+
+    def denoise(self, on_step: OnStep | None, show: Callable[[Preview], object], deliver: Deliver) -> np.ndarray:
+        """Prompt and noise -> final latents (N, F, C, h, w). Drafts that are due go to ``deliver``, then ``show``."""
+        request = self._request
+        sampling, self._conditioning = make_sampling(self._loaded, request)
+        size = sampling.size
+        noise = initial_noise(request.seed, request.videos, size.channels, size.frames, size.height, size.width)
+        for name in STAGES[1]:
+            self._components.get(name)  # so that opening an engine is not counted as a jump
+        # What comes before the first decision counts as text, so that both stages together are all of it.
+        conditioner = self._conditioning.conditioner
+        self._observer.observe("text", time.perf_counter() - self._begun - conditioner)
+        self._observer.observe("conditioner", conditioner)
+        self._jumped = run_jumps(
+            self._components,
+            sampling,
+            self._guide(),
+            noise,
+            on_step=on_step,
+            on_preview=lambda steps, latents: show(self._preview(steps, latents, deliver)),
+        )
+        self._components.finish_stage("denoiser")
+        return self._jumped.latents
+
+    def frames(self, latents: np.ndarray) -> Iterator[np.ndarray]:
+        """Decoded chunks; the time between asking for one and getting it is the decoder's."""
+        start = time.perf_counter()
+        if self._budgeted is not None:
+            self._budgeted.before_decode()
+        chunks = decode(self._components, latents)
+        while True:
+            asked = time.perf_counter()
+            chunk = next(chunks, None)
+            self._decode += time.perf_counter() - asked
+            if chunk is None:
+                break
+            yield chunk
+        # Opening the decoder, and waiting for an encoder that is slower, are what the next run has to wait for too.
+        self._observer.observe("decode", time.perf_counter() - start)
+
+    def encoded(self, seconds: float) -> None:
+        """What was left of encoding after the last frame took ``seconds``."""
+        self._encode = seconds
+        self._observer.observe("encode", seconds)
+
+    def result(self, frames: np.ndarray | None, previews: tuple[Preview, ...] = ()) -> Result:
+        """What comes back; to be called as soon as frames or file are there."""
+        total = time.perf_counter() - self._started_at
+        loaded, request, jumped, budgeted = self._loaded, self._request, self._jumped, self._budgeted
+        assert jumped is not None
+        return Result(
+            frames=frames,
+            latents=jumped.latents,
+            plan=tuple((jump.t, jump.r) for jump in jumped.jumps),
+            seconds=Seconds(
+                load=self._components.seconds_waited - self._waited_before,
+                text=self._conditioning.text,
+                conditioner=self._conditioning.conditioner,
+                jumps=jumped.seconds,
+                decode=self._decode,
+                encode=self._encode,
+                total=total,
+            ),
+            seed=request.seed,
+            size=(request.size.num_frames, request.size.height, request.size.width),
+            fps=loaded.bundle.defaults.fps,
+            engine=loaded.engine,
+            precision=loaded.precision,
+            budget=None if budgeted is None else budgeted.report(total),
+            decisions=() if budgeted is None else budgeted.decisions,
+            previews=previews,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loaded.latencies.end(self._setting, self._observer)
+
+    def _begin(self, *, decode: bool, encode: bool) -> tuple[StageObserver, BudgetedRun | None]:
+        loaded, budget = self._loaded, self._request.budget
+        if budget is None:
+            return loaded.latencies.begin(self._setting, decode=decode, encode=encode), None
+        from anyflow_rt.budget import BudgetedRun
+
+        forecaster = loaded.latencies.begin_forecast(self._setting, decode=decode, encode=encode)
+        shift = loaded.bundle.architecture.scheduler.shift
+        return forecaster, BudgetedRun(budget, forecaster, loaded.tables, shift, self._started_at)
+
+    def _guide(self) -> Guide:
+        if self._budgeted is not None:
+            return self._budgeted.guide()
+        assert self._request.plan is not None
+        return PlanGuide(self._request.plan, self._observer, self._request.preview_after)
+
+    def _preview(self, steps: int, latents: np.ndarray, deliver: Deliver) -> Preview:
+        start = time.perf_counter()
+        frames, paths = deliver(steps, self._timed_draft(latents))
+        self._observer.observe_preview("decode", self._draft_decoded - start)
+        if paths:
+            self._observer.observe_preview("encode", time.perf_counter() - self._draft_decoded)
+        return Preview(steps, time.perf_counter() - self._started_at, frames, paths)
+
+    def _timed_draft(self, latents: np.ndarray) -> Iterator[np.ndarray]:
+        yield from decode(self._components, latents)
+        self._draft_decoded = time.perf_counter()
+
+
+def make_sampling(loaded: Loaded, request: Request) -> tuple[Sampling, ConditioningSeconds]:
+    """How the jumps of a request are made, its prompts read: the negative ones first where the run is guided."""
+    found, seconds = [], ConditioningSeconds(0.0, 0.0)
+    for prompts in filter(None, (request.negative_prompts, request.prompts)):
+        tokens = loaded.tokenizer(prompts, request.max_sequence_length)
+        each, taken = condition(loaded.components, tokens, request.max_sequence_length, request.num_videos)
+        found.append(each)
+        seconds += taken
+    loaded.components.finish_stage("conditioner")
+    architecture = loaded.bundle.architecture
+    size = geometry.latent_size(architecture, request.size)
+    return Sampling(architecture, size, found, request.guidance_scale, request.mean_velocity), seconds
