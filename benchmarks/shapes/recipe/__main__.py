@@ -26,7 +26,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         )
         if name not in ("vae_decoder", "on_policy"):
             training.add_argument(
-                "--start", type=Path, help="checkpoint directory to begin with, such as the shipped one"
+                "--initial", type=Path, help="checkpoint directory to begin with, such as the shipped one"
             )
     latents = stages.add_parser("latents", help="encode clips for the denoiser stages")
     latents.add_argument("--clips", type=int, default=8000, help="(default: %(default)s)")
@@ -56,17 +56,17 @@ def main() -> None:
         from anyflow_rt.benchmarks.shapes.recipe import vae
 
         if options.stage == "vae":
-            vae.train(options.seconds, start=options.start)
+            vae.train(options.seconds, start=options.initial)
         else:
             vae.train(options.seconds, decoder_only=True)
     elif options.stage == "teacher":
         from anyflow_rt.benchmarks.shapes.recipe import teacher
 
-        teacher.train(options.seconds, options.start)
+        teacher.train(options.seconds, options.initial)
     elif options.stage == "flow_map":
         from anyflow_rt.benchmarks.shapes.recipe import flow_map
 
-        flow_map.train(options.seconds, options.start)
+        flow_map.train(options.seconds, options.initial)
     elif options.stage == "on_policy":
         from anyflow_rt.benchmarks.shapes.recipe import on_policy
 
