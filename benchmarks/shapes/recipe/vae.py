@@ -48,8 +48,10 @@ VAE_CONFIG = {
 }
 LEARNING_RATE = 1.2e-3
 WARMUP_STEPS = 100
-CONTINUED_LEARNING_RATE = 6e-4
+CONTINUED_LEARNING_RATE = 3e-4
 """Of a network that is trained already: at the first rate it forgets, and takes half the budget to be back."""
+EMA_DECAY = 0.995
+"""Of the averaged weights, which are the ones that are kept: batches are small, and steps noisy."""
 LATENT_NOISE = 0.02
 ABSOLUTE_WEIGHT, SQUARED_WEIGHT, LATENT_WEIGHT = 1.0, 10.0, 1e-5
 IMAGES_UNTIL, SHORT_CLIPS_UNTIL = 0.30, 0.45
@@ -156,6 +158,7 @@ def train(seconds: float, decoder_only: bool = False, start: Path | None = None)
     """
     import torch
     from diffusers import AutoencoderKLWan
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     torch.set_num_threads(TORCH_THREADS if processes() == 1 else 1)
     torch.manual_seed(0)
@@ -171,10 +174,13 @@ def train(seconds: float, decoder_only: bool = False, start: Path | None = None)
         vae.quant_conv.requires_grad_(False)
     parameters = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=peak_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    averaged = AveragedModel(vae, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
     clock, step = TrainingClock(seconds), 0
     saved = stage.load()
     if saved is not None:
-        vae.load_state_dict(saved["vae"])
+        averaged.module.load_state_dict(saved["vae"])
+        averaged.n_averaged.fill_(saved["step"])  # at 0 it would begin anew with the last weights
+        vae.load_state_dict(saved["last_vae"])
         optimizer.load_state_dict(saved["optimizer"])
         clock, step = TrainingClock(seconds, saved["spent"]), saved["step"]
     # All processes draw batches of one shape, each its own clips.
@@ -184,7 +190,13 @@ def train(seconds: float, decoder_only: bool = False, start: Path | None = None)
 
     def save() -> None:
         stage.save(
-            {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "spent": clock.spent, "step": step},
+            {
+                "vae": averaged.module.state_dict(),
+                "last_vae": vae.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "spent": clock.spent,
+                "step": step,
+            }
         )
 
     while True:
@@ -206,6 +218,7 @@ def train(seconds: float, decoder_only: bool = False, start: Path | None = None)
         average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
+        averaged.update_parameters(vae)
         step += 1
         losses.append(float(loss.detach()))
         clock.tick()
@@ -218,9 +231,9 @@ def train(seconds: float, decoder_only: bool = False, start: Path | None = None)
             last_save = clock.spent
             clock.skip()
         if clock.spent - last_measure > MEASURE_EVERY:
-            stage.log(step=step, spent=clock.spent, **held_out_quality(vae))
+            stage.log(step=step, spent=clock.spent, **held_out_quality(averaged.module))
             last_measure = clock.spent
             clock.skip()
     save()
     if not interruption.asked:
-        stage.log(step=step, spent=clock.spent, progress=clock.progress, **held_out_quality(vae))
+        stage.log(step=step, spent=clock.spent, progress=clock.progress, **held_out_quality(averaged.module))
