@@ -1,4 +1,5 @@
 # make demo: a video from a prompt, from a fresh clone.   make test: the tests, likewise.
+# make bench: quality and latency against steps beside diffusers (bench-report/), then the speed and memory targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +33,8 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/anyflow-rt build
+	$(BIN)/anyflow-rt bench --compare diffusers --report bench-report
 	$(BIN)/python -m anyflow_rt.benchmarks
 
 clean:
-	rm -rf $(VENV) build *.egg-info demo.mp4 demo.png
+	rm -rf $(VENV) build *.egg-info demo.mp4 demo.png bench-report
