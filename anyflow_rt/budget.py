@@ -64,9 +64,10 @@ class BudgetedRun:
             deadline=self._begun.start + self._budget.seconds,
             confidence=self._budget.confidence,
             limits=self._budget.limits,
+            clock=time.perf_counter,
             start=self._begun.start,
         )
-        self._guide = BudgetGuide(self._controller, grid(self._shift))
+        self._guide = BudgetGuide(self._controller, grid(self._shift), time.perf_counter)
         return self._guide
 
     def before_decode(self) -> None:

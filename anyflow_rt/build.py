@@ -1,4 +1,4 @@
-"""Checkpoint -> bundle: graphs, tokenizer, compiled engines, parity. What is there already is kept."""
+"""Checkpoint -> bundle: graphs, tokenizer, compiled engines, parity, latencies. What is there already is kept."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from anyflow_rt.engines.bundle_writer import BundleWriter
 from anyflow_rt.engines.checkpoint import Checkpoint
 from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
-from anyflow_rt.errors import MissingPackageError
+from anyflow_rt.errors import MissingPackageError, OutputError
 from anyflow_rt.parity import Parity
 from anyflow_rt.tokenizer import reference_tokenizer
 
-PARITY_LIMIT = 1 << 30
-"""Bytes of weights above which parity is checked only where asked for: the reference takes minutes and gigabytes."""
-PARITY_SIZE = VideoSize(num_frames=17, height=192, width=192)
-"""The most that parity is checked at; a multiple of what patches of 1, 2, 3 or 4 demand."""
+SMALL = 1 << 30
+"""Bytes of weights above which bundles are tried only where asked for: the reference takes minutes and gigabytes."""
+TRIED_SIZE = VideoSize(num_frames=17, height=192, width=192)
+"""The most that bundles are tried at; a multiple of what patches of 1, 2, 3 or 4 demand."""
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "transformers")
 """What a bundle's contents depend on; transformers makes its tokenizer."""
 
@@ -86,10 +86,12 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
                 _compile(writer.draft(), engine, each)
         changed = changed or bool(wanted)
         parity: tuple[Parity, ...] = ()
-        if _wants_parity(options, checkpoint, bool(exported or wanted)):
-            size = _parity_size(defaults.size)
+        size, small = _tried_size(defaults.size), checkpoint.weight_bytes < SMALL and not options.onnx_only
+        if _wants(options.check_parity, small and bool(exported or wanted)):
             parity = _check_parity(checkpoint, writer.draft(), engine, precision, size, report)
         bundle = writer.commit() if changed else Bundle.open(writer.path)
+    if _wants(options.calibrate, small and bool(wanted)):
+        _calibrate(bundle, engine, precision, size, report)
     compiled = tuple(f"cpu {engine} {each}" for each in wanted)
     return BuildReport(bundle.path, bundle.id, changed, exported, compiled, parity, time.perf_counter() - start)
 
@@ -117,16 +119,13 @@ def _compile(bundle: Bundle, engine: str, precision: str) -> None:
         components.close()
 
 
-def _wants_parity(options: BuildOptions, checkpoint: Checkpoint, made: bool) -> bool:
-    """As asked; else where something was made that can be run, and the checkpoint is small."""
-    if options.check_parity is not None:
-        return options.check_parity
-    return made and not options.onnx_only and checkpoint.weight_bytes < PARITY_LIMIT
+def _wants(asked: bool | None, usual: bool) -> bool:
+    return usual if asked is None else asked
 
 
-def _parity_size(default: VideoSize) -> VideoSize:
-    """The default video, cut to what the reference makes in seconds: a defect shows at any size."""
-    return VideoSize(*(min(asked, most) for asked, most in zip(astuple(default), astuple(PARITY_SIZE), strict=True)))
+def _tried_size(default: VideoSize) -> VideoSize:
+    """The default video, cut to what is made in seconds: a defect shows at any size, and latencies are extrapolated."""
+    return VideoSize(*(min(asked, most) for asked, most in zip(astuple(default), astuple(TRIED_SIZE), strict=True)))
 
 
 def _check_parity(
@@ -142,6 +141,19 @@ def _check_parity(
             found += check(checkpoint.path, [runtime], size)
         report(f"parity {found[-1]}")
     return tuple(found)
+
+
+def _calibrate(bundle: Bundle, engine: str, precision: str, size: VideoSize, report: Report) -> None:
+    """Measure latencies for a few seconds. A profile that cannot be written is said, and no reason to fail."""
+    from anyflow_rt.calibrate import CalibrateOptions, calibrate
+
+    quick = CalibrateOptions(steps=(1, 2, 4, 8), rounds=3, openings=2, seconds=3.0, size=size)
+    try:
+        found = calibrate(bundle, quick, engine=engine, precision=precision, report=report)
+    except OutputError as error:
+        report(f"latencies were measured for nothing: {error}")
+    else:
+        report(f"latencies kept in {found.profile}")
 
 
 def _present(packages: Sequence[str]) -> list[str]:

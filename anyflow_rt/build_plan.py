@@ -30,7 +30,7 @@ OUTSIDE_THE_CACHE = (
 class BuildOptions:
     """What to build. Sizes are those a bundle makes where a run does not say; they limit nothing on a CPU.
 
-    check_parity None: for checkpoints under 1 GB.
+    check_parity, calibrate None: for checkpoints under 1 GB.
     """
 
     checkpoint: str
@@ -45,6 +45,7 @@ class BuildOptions:
     onnx_only: bool = False
     force: bool = False
     check_parity: bool | None = None
+    calibrate: bool | None = None
 
     def __post_init__(self) -> None:
         check_path("the checkpoint", self.checkpoint, "give a directory or a hub id (owner/name)")

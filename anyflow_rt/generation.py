@@ -69,7 +69,8 @@ class Generation:
         self._conditioning = ConditioningSeconds(0.0, 0.0)
         self._decode = 0.0
         self._encode = 0.0
-        self._draft_decoded = 0.0
+        self._draft_decoded = self._arrived = 0.0
+        self._decodes = output != "latents"
         self._jumped: Jumped | None = None
         self._setting = Setting(
             loaded.engine,
@@ -80,7 +81,7 @@ class Generation:
             request.videos,
             request.negative_prompts is not None,
         )
-        self._observer, self._budgeted = self._begin(decode=output != "latents", encode=output == "file")
+        self._observer, self._budgeted = self._begin(encode=output == "file")
         self._begun = time.perf_counter()
 
     def denoise(self, on_step: OnStep | None, show: Callable[[Preview], object], deliver: Deliver) -> np.ndarray:
@@ -103,14 +104,14 @@ class Generation:
             on_step=on_step,
             on_preview=lambda steps, latents: show(self._preview(steps, latents, deliver)),
         )
+        self._arrived = time.perf_counter()
+        if self._budgeted is not None and self._decodes:
+            self._budgeted.before_decode()
         self._components.finish_stage("denoiser")
         return self._jumped.latents
 
     def frames(self, latents: np.ndarray) -> Iterator[np.ndarray]:
         """Decoded chunks; the time between asking for one and getting it is the decoder's."""
-        start = time.perf_counter()
-        if self._budgeted is not None:
-            self._budgeted.before_decode()
         chunks = decode(self._components, latents)
         while True:
             asked = time.perf_counter()
@@ -119,8 +120,8 @@ class Generation:
             if chunk is None:
                 break
             yield chunk
-        # Opening the decoder, and waiting for an encoder that is slower, are what the next run has to wait for too.
-        self._observer.observe("decode", time.perf_counter() - start)
+        # All of it since the last jump: closing the denoiser, opening the decoder, an encoder that is slower.
+        self._observer.observe("decode", time.perf_counter() - self._arrived)
 
     def encoded(self, seconds: float) -> None:
         """What was left of encoding after the last frame took ``seconds``."""
@@ -163,13 +164,13 @@ class Generation:
     ) -> None:
         self._loaded.latencies.end(self._setting, self._observer)
 
-    def _begin(self, *, decode: bool, encode: bool) -> tuple[StageObserver, BudgetedRun | None]:
+    def _begin(self, *, encode: bool) -> tuple[StageObserver, BudgetedRun | None]:
         loaded, budget = self._loaded, self._request.budget
         if budget is None:
-            return loaded.latencies.begin(self._setting, decode=decode, encode=encode), None
+            return loaded.latencies.begin(self._setting, decode=self._decodes, encode=encode), None
         from anyflow_rt.budget import BudgetedRun
 
-        forecaster = loaded.latencies.begin_forecast(self._setting, decode=decode, encode=encode)
+        forecaster = loaded.latencies.begin_forecast(self._setting, decode=self._decodes, encode=encode)
         shift = loaded.bundle.architecture.scheduler.shift
         return forecaster, BudgetedRun(budget, forecaster, loaded.tables, shift, self._started_at)
 

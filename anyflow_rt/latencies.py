@@ -87,6 +87,10 @@ class Latencies:
         """Write what was measured. A warning says where that cannot be."""
         self._at_exit()
 
+    def abandon(self) -> None:
+        """Write nothing more."""
+        self._at_exit.detach()
+
     def _recorder(self, setting: Setting) -> RunRecorder:
         return self._recorders.setdefault(setting, RunRecorder())
 

@@ -54,8 +54,13 @@ def open_runtime(
 ) -> Runtime:
     """``load`` without waiting: the engines go on opening in the background. ``specialize`` and ``single_use`` are
     ``Runtime``'s; ``report`` gets the lines of a build that comes first."""
-    opened = Bundle.open(_shapes_bundle(report) if bundle is None else bundle)
+    opened = open_bundle(bundle, report)
     return Runtime(opened, engine=engine, precision=precision, specialize=specialize, single_use=single_use)
+
+
+def open_bundle(bundle: str | Path | None = None, report: Report = logger.warning) -> Bundle:
+    """The bundle that ``load`` opens, without an engine."""
+    return Bundle.open(_shapes_bundle(report) if bundle is None else bundle)
 
 
 def _shapes_bundle(report: Report) -> Path:

@@ -250,12 +250,10 @@ class Runtime:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.close()
-        else:
-            # Whoever waits for an error, or for the end after Ctrl-C, does not wait for the profile: that is written
-            # when the process ends.
-            self._components.close()
+        if error is not None:
+            # Who waits for an error, or for the end after Ctrl-C, is not to wait for the profile or read of it.
+            self.latencies.abandon()
+        self.close()
 
     def _request(self, prompt: str | Sequence[str], output: str, **options: Any) -> Request:
         """The checked request, the size included. output: ``frames``, ``latents`` or ``file``."""

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="compare with diffusers at the end (default: for checkpoints under 1 GB)",
     )
+    parser.add_argument(
+        "--calibrate",
+        action=argparse.BooleanOptionalAction,
+        help="measure latencies at the end, for budgets (default: for checkpoints under 1 GB)",
+    )
 
 
 def execute(options: argparse.Namespace) -> dict[str, Any]:
@@ -61,6 +66,7 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         onnx_only=options.onnx_only,
         force=options.force,
         check_parity=options.check_parity,
+        calibrate=options.calibrate,
     )
     if options.dry_run:
         found = preview(wanted)

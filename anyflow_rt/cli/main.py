@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from anyflow_rt import __version__
-from anyflow_rt.cli import bench, build, inspect, run
+from anyflow_rt.cli import bench, build, calibrate, inspect, run
 from anyflow_rt.cli.arguments import Parser
 from anyflow_rt.errors import AnyflowError
 from anyflow_rt.output.target import discard_unfinished
 
-VERBS = {"build": build, "run": run, "bench": bench, "inspect": inspect}
+VERBS = {"build": build, "run": run, "bench": bench, "inspect": inspect, "calibrate": calibrate}
 
 FAILED = 1
 

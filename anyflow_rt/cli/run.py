@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyflow_rt.cli.arguments import not_empty, number, whole_number
 from anyflow_rt.cli.clock import process_seconds
 from anyflow_rt.cli.progress import Progress, say
+
+if TYPE_CHECKING:
+    from anyflow_rt.result import BudgetReport, Result
+    from anyflow_rt.sampling.controller import Decision
 
 HELP = "make a video from a prompt"
 
@@ -23,7 +29,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=not_empty, default="out.mp4", metavar="FILE", help=".mp4 (default out.mp4), .gif, .png, .npy"
     )
-    parser.add_argument("--steps", type=whole_number, help="jumps of the sampler: 1, 2, 4 ... (default 4)")
+    parser.add_argument(
+        "--steps", type=whole_number, help="jumps of the sampler: 1, 2, 4 ... (default 4; with --budget the most)"
+    )
+    parser.add_argument(
+        "--budget", type=number, metavar="SECONDS", help="as many jumps as keep it, from the start to the finished file"
+    )
+    parser.add_argument(
+        "--confidence", type=number, help="probability that the budget is kept, between 0 and 1 (default 0.95)"
+    )
+    parser.add_argument(
+        "--strict-budget",
+        action="store_true",
+        default=None,
+        help="exit with code 3, before any work, where the budget cannot be met (default: the fewest jumps)",
+    )
+    parser.add_argument("--min-steps", type=whole_number, help="fewest jumps that a budget may lead to (default 1)")
+    parser.add_argument("--max-steps", type=whole_number, help="most jumps that a budget may lead to (default 32)")
+    parser.add_argument(
+        "--preview",
+        action="store_true",
+        default=None,
+        help="write drafts beside the output after 1, 4 and 16 jumps: out-preview-01.mp4 ...",
+    )
     parser.add_argument("--seed", type=whole_number, help="of the initial noise (default 0)")
     parser.add_argument("--height", type=whole_number, help="pixels, a multiple of 16")
     parser.add_argument("--width", type=whole_number, help="pixels, a multiple of 16")
@@ -45,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 PASSED_ON = (
     "steps",
+    "budget",
+    "confidence",
+    "strict_budget",
+    "min_steps",
+    "max_steps",
+    "preview",
     "seed",
     "height",
     "width",
@@ -63,6 +97,7 @@ SIZE_OPTIONS = {"height", "width", "num_frames", "num_videos"}
 
 def execute(options: argparse.Namespace) -> dict[str, Any]:
     """Run, report on stderr, and return the values of ``--json``."""
+    started_at = time.perf_counter() - process_seconds()
     from anyflow_rt.loading import open_runtime
 
     given = {name: getattr(options, name) for name in PASSED_ON if getattr(options, name) is not None}
@@ -73,21 +108,28 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         engine=options.engine,
         precision=options.precision,
         specialize=len(options.prompt) == 1 and not given.keys() & SIZE_OPTIONS,
-        single_use=True,
+        # Drafts need the decoder while the denoiser is still at work.
+        single_use=not options.preview,
         report=say,
     ) as runtime:
         loaded = process_seconds()
         with Progress("step") as progress:
             result = runtime.generate_to_file(
-                options.output, prompt, on_step=lambda step: progress.update(step.index + 1, step.steps), **given
+                options.output,
+                prompt,
+                started_at=started_at,
+                on_step=lambda step: progress.update(step.index + 1, step.steps),
+                **given,
             )
     seconds = asdict(result.seconds)
     seconds["load"] += loaded
-    seconds["total"] += loaded
     for path in result.paths:
         say(_summary(path, result, seconds))
+    drafts = [f"{path}: draft after {each.steps} jumps" for each in result.previews for path in each.paths]
+    for line in (*drafts, *_budget_lines(result)):
+        say(line)
     files = [str(path) for path in result.paths]
-    return {
+    answer: dict[str, Any] = {
         "output": files[0] if len(files) == 1 else files,
         "engine": result.engine,
         "precision": result.precision,
@@ -96,11 +138,38 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         "size": list(result.size),
         "plan": [list(jump) for jump in result.plan],
         "seconds": seconds,
-        "budget": result.budget,
+        "budget": None if result.budget is None else _budget(result.budget, result.decisions),
     }
+    if options.preview:
+        answer["previews"] = [
+            {"steps": each.steps, "seconds": each.seconds, "output": [str(path) for path in each.paths]}
+            for each in result.previews
+        ]
+    return answer
 
 
-def _summary(path: Path, result: Any, seconds: dict[str, Any]) -> str:
+def _budget(report: BudgetReport, decisions: Sequence[Decision]) -> dict[str, Any]:
+    return {**asdict(report), "decisions": [asdict(each) for each in decisions]}
+
+
+def _budget_lines(result: Result) -> list[str]:
+    """Whether the budget was kept, the plan that was begun, each change of it and why, and what had to be assumed."""
+    report = result.budget
+    if report is None:
+        return []
+    from anyflow_rt.sampling.controller import is_change
+
+    stated = "not predicted" if report.predicted is None else f"predicted {report.predicted:.2f} s"
+    outcome = "met" if report.met else f"missed by {report.taken - report.seconds:.2f} s"
+    lines = [
+        f"budget {report.seconds:g} s: {outcome} ({report.taken:.2f} s, {stated} at confidence {report.confidence:g}); "
+        f"{report.planned_steps} steps planned, {len(result.plan)} run"
+    ]
+    lines += [f"at {each.at:.2f} s: {each.why}" for each in result.decisions if is_change(each)]
+    return [*lines, *(f"note: {note}" for note in report.notes)]
+
+
+def _summary(path: Path, result: Result, seconds: dict[str, Any]) -> str:
     frames, height, width = result.size
     jumps = sum(seconds["jumps"])
     return (

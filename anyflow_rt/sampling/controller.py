@@ -57,6 +57,11 @@ class Decision:
     why: str
 
 
+def is_change(decision: Decision) -> bool:
+    """Whether it departed from what was planned before, or could not keep the deadline: what a person wants to know."""
+    return decision.why in (FEWER, MORE, TOO_LATE, UNMEASURED, DROPPED)
+
+
 class Controller:
     """One run. ``clock`` must be monotonic and the one that ``deadline`` and ``start`` are read from."""
 
