@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from support.machine import DECODE, JUMP, Machine, write_profile
 import anyflow_rt
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.errors import BudgetError, BundleError, Cancelled, UsageError
+from anyflow_rt.latencies import Latencies
 from anyflow_rt.runtime import Runtime
 from anyflow_rt.sampling import controller
 from anyflow_rt.sampling.calibration import Calibration, QualityPoint, write_calibration
@@ -39,23 +41,33 @@ def bundle() -> Path:
     return random_bundle("base").path
 
 
-@pytest.fixture
-def fresh(state: Path, bundle: Path) -> Iterator[Runtime]:
-    """Nothing was measured."""
-    with anyflow_rt.load(bundle, engine="onnxruntime", precision="fp32") as opened:
-        yield opened
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Runtime]:
+    with anyflow_rt.load(random_bundle("base").path, engine="onnxruntime", precision="fp32") as runtime:
+        yield runtime
+        runtime.latencies.abandon()
 
 
 @pytest.fixture
-def runtime(state: Path, bundle: Path) -> Iterator[Runtime]:
-    """A machine that was calibrated, and has called each stage once."""
+def fresh(opened: Runtime, state: Path) -> Runtime:
+    """Nothing was measured: the engines of another runtime, with no memory of what they took."""
+    opened.latencies.abandon()
+    opened.latencies = Latencies(opened.bundle.id, opened.engine)
+    opened.latencies.opening = False
+    opened._loaded = replace(opened._loaded, latencies=opened.latencies)
+    return opened
+
+
+@pytest.fixture
+def runtime(fresh: Runtime, bundle: Path) -> Runtime:
+    """The machine was calibrated."""
     write_profile(bundle, SETTING)
-    with anyflow_rt.load(bundle, engine="onnxruntime", precision="fp32") as opened:
-        yield opened
+    return fresh
 
 
 @pytest.fixture
 def machine(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Its clock; each stage was called once."""
     made = Machine(monkeypatch)
     runtime.generate(PROMPT, steps=1, **SIZE)
     made.jumps = 0
@@ -233,13 +245,14 @@ def test_options_that_contradict_each_other(fresh: Runtime, options: dict[str, A
         fresh.generate(PROMPT, **options, **SIZE)
 
 
-def test_every_run_refines_the_profile(fresh: Runtime, bundle: Path, state: Path) -> None:
+def test_every_run_refines_the_profile(bundle: Path, state: Path) -> None:
     """Also one without a budget, and one that was cut short; the file is not touched before the end."""
 
     def stop(step: Any) -> None:
         if step.index == 2:
             raise Cancelled("enough")
 
+    fresh = anyflow_rt.load(bundle, engine="onnxruntime", precision="fp32")
     fresh.generate(PROMPT, steps=3, **SIZE)
     with pytest.raises(Cancelled):
         fresh.generate(PROMPT, steps=4, on_step=stop, **SIZE)
