@@ -27,8 +27,8 @@ from anyflow_rt.kernels.launch import Constant, Launch
 from anyflow_rt.kernels.package import INTERPRETED, triton
 
 PTX_VERSIONS = {80: 80, 86: 80, 89: 80, 90: 83, 100: 86, 120: 87}
-"""Target -> PTX version, times ten. 8.0 is that of CUDA 12.0; later targets need 8.6 and 8.7 to exist at all, and 8.3 on
-sm_90 is the oldest that is known to compile every kernel here."""
+"""Target -> PTX version, times ten. 8.0 is that of CUDA 12.0; later targets need 8.6 and 8.7 to exist at all, and 8.3
+on sm_90 is the oldest that is known to compile every kernel here."""
 
 TARGETS = tuple(PTX_VERSIONS)
 
@@ -99,9 +99,7 @@ def load_kernel(path: Path) -> CompiledKernel:
     if values.pop("schema", None) != SCHEMA:
         raise EngineError(f"{path} is of another schema than {SCHEMA}; compile it again")
     if (values.pop("cubin_sha256"), values.pop("ptx_sha256")) != (_digest(cubin), _digest(ptx)):
-        raise EngineError(
-            f"{path.with_suffix('.cubin')} or its PTX was changed since it was compiled; compile it again"
-        )
+        raise EngineError(f"{path.with_suffix('.cubin')} or its PTX has changed since it was compiled; do it again")
     values["parameters"] = tuple(Parameter(**parameter) for parameter in values["parameters"])
     values["grid"], values["extents"] = tuple(values["grid"]), tuple(values["extents"])
     return CompiledKernel(**values, cubin=cubin, ptx=ptx.decode())
@@ -191,11 +189,14 @@ def _signature(launch: Launch) -> tuple[dict[str, str], dict[str, Constant]]:
 @contextlib.contextmanager
 def _reproducible() -> Iterator[None]:
     """No line tables, and no cache but ours."""
-    with tempfile.TemporaryDirectory(prefix="anyflow-rt-triton-") as folder, triton.knobs.compilation.scope():
-        with triton.knobs.cache.scope():
-            triton.knobs.cache.dir = folder
-            triton.knobs.compilation.disable_line_info = True
-            yield
+    with (
+        tempfile.TemporaryDirectory(prefix="anyflow-rt-triton-") as folder,
+        triton.knobs.compilation.scope(),
+        triton.knobs.cache.scope(),
+    ):
+        triton.knobs.cache.dir = folder
+        triton.knobs.compilation.disable_line_info = True
+        yield
 
 
 def _digest(data: bytes) -> str:

@@ -1,0 +1,32 @@
+"""The launches that matter: self-attention under either order of pairs, and cross-attention's query."""
+
+from __future__ import annotations
+
+import torch
+
+from anyflow_rt.kernels.qk_norm_rope.triton import PAIRS, plan_qk_norm_rope
+from anyflow_rt.kernels.video_shapes import VIDEO_SHAPES, Case, VideoShape, described
+
+
+def cases(dtype: torch.dtype = torch.bfloat16) -> list[Case]:
+    """Every case, the packed projection in ``dtype``."""
+    return [case for shape in VIDEO_SHAPES for case in _cases(shape, dtype)]
+
+
+def _cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
+    gain, angles = described(shape.width), described(shape.length, shape.head_dim // 2)
+    own = {
+        "packed": described(1, shape.length, 3 * shape.width, dtype=dtype),
+        "query_gain": gain,
+        "key_gain": gain,
+        "rope_cos": angles,
+        "rope_sin": angles,
+        "heads": shape.heads,
+    }
+    cross = {
+        "packed": described(1, shape.length, shape.width, dtype=dtype),
+        "query_gain": gain,
+        "heads": shape.heads,
+    }
+    rotated = [Case(f"{shape.name} {pairs}", plan_qk_norm_rope, {**own, "pairs": pairs}) for pairs in PAIRS]
+    return [*rotated, Case(f"{shape.name} query alone", plan_qk_norm_rope, cross)]
