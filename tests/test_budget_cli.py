@@ -113,7 +113,7 @@ def test_what_a_person_reads(
     assert any(note.startswith("note: no quality was measured") for note in notes)
     assert main(run(bundle, tmp_path / "out.npy", "--budget", "0.05")) == 0
     error = capsys.readouterr().err
-    assert "budget 0.05 s: missed by 0.0" in error and "below the smallest that would do" in error
+    assert "budget 0.05 s: missed by 0.10 s" in error and "below the smallest that would do" in error
 
 
 def test_a_strict_budget_ends_with_code_3(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
