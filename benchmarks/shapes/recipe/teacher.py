@@ -7,6 +7,7 @@ next stage begins with exactly that.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from anyflow_rt.benchmarks.shapes.recipe.training import Batch, Schedule, train_
 from anyflow_rt.benchmarks.shapes.recipe.transformer import new_transformer, rotary_table, shifted, velocity
 
 SCHEDULE = Schedule(learning_rate=1.5e-3, warmup_steps=200, batch_size=32)
+CONTINUED_SCHEDULE = replace(SCHEDULE, learning_rate=8e-4)
+"""Of a denoiser that is trained already."""
 
 
 def train(seconds: float, start: Path | None = None) -> None:
@@ -38,4 +41,4 @@ def train(seconds: float, start: Path | None = None) -> None:
         loss = (predicted - (batch.noise - batch.latents)).square().mean()
         return loss, {"loss": float(loss.detach())}
 
-    train_denoiser("teacher", seconds, SCHEDULE, transformer, text_encoder, loss_of)
+    train_denoiser("teacher", seconds, CONTINUED_SCHEDULE if start else SCHEDULE, transformer, text_encoder, loss_of)
