@@ -1,0 +1,159 @@
+"""``bench budget`` on this machine: records, load and scores are right; how good they are is not tested here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.bundles import random_bundle
+
+from anyflow_rt.benchmarks.budget import command, real, sweep
+from anyflow_rt.benchmarks.budget.burners import Burners
+from anyflow_rt.benchmarks.budget.runs import collect
+from anyflow_rt.benchmarks.budget.sweep import Case
+from anyflow_rt.benchmarks.measure import Conditions
+from anyflow_rt.build import build
+from anyflow_rt.build_plan import BuildOptions
+from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.errors import UsageError
+from anyflow_rt.sampling.quality import default_quality
+
+OPTIONS = real.RealOptions(requests=6, engine="onnxruntime", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Of a video that takes milliseconds."""
+    base = random_bundle("base")
+    path = shutil.copytree(base.path, tmp_path_factory.mktemp("budget") / "bundle")
+    size = {"num_frames": 5, "height": 32, "width": 48}
+    build(BuildOptions(checkpoint=str(base.checkpoint), out=path, onnx_only=True, **size))
+    return Bundle.open(path)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(real, "CALIBRATION_STEPS", (1, 2))
+    monkeypatch.setattr(real, "CALIBRATION_ROUNDS", 2)
+    yield
+
+
+def test_requests_are_served_and_scored(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYFLOW_RT_STATE", str(tmp_path))
+    cases = (Case("calm", 0.95), Case("contended", 0.99, arrivals="bursty"), Case("calm", 0.95, profile_factor=2.0))
+    options = real.RealOptions(requests=6, engine="onnxruntime", precision="fp32", cases=cases)
+    told: list[tuple[int, int]] = []
+    found = list(
+        real.run_cases(
+            bundle,
+            default_quality(),
+            options,
+            Conditions(allow_busy=True),
+            lambda case, done, total: told.append((done, total)),
+        )
+    )
+    assert told == [(n, 6) for _ in cases for n in range(1, 7)]
+    assert [outcome.case for outcome, _ in found] == list(cases)
+    assert [others is None for _, others in found] == [False, True, False]
+    for outcome, _ in found:
+        score = outcome.rising[sweep.ADAPTIVE]
+        assert score.requests == 6 and sum(score.steps.values()) == 6
+        assert "adaptive" in sweep.table([outcome])
+    assert os.environ["ANYFLOW_RT_STATE"] == str(tmp_path) and not list(tmp_path.iterdir()), (
+        "the user's own is untouched"
+    )
+
+
+def test_records_tell_the_whole_run(bundle: Bundle) -> None:
+    with real._own_state(), real._open(bundle, OPTIONS) as runtime:
+        arrivals = np.array([0.0, 0.0, 0.3])
+        before = time.perf_counter()
+        records = real.serve(runtime, arrivals, np.array([0.5, 0.5, 5.0]), 0.9)
+        assert time.perf_counter() - before >= 0.3
+    assert records[1].waited > records[0].waited >= 0
+    for record in records:
+        whole = record.before + sum(record.jumps) + record.after
+        assert whole == pytest.approx(record.seconds) and min(record.jumps) > 0
+        assert len(record.overhead) == len(record.jumps) + 1 and max(record.overhead) < min(record.seconds, 1.0)
+    assert records[2].predicted is not None and records[2].first_predicted is not None
+    runs = collect(records)
+    own = runs.finish[np.arange(3), runs.steps - 1]
+    assert np.allclose(own, runs.seconds), "what its own number of jumps would have taken is what it took"
+
+
+def test_a_wrong_profile_is_what_the_runtime_finds(bundle: Bundle) -> None:
+    calm = real.measure_calm(bundle, OPTIONS)
+    assert calm.minimum > calm.jump > 0
+    with real._own_state():
+        real._write_profile(bundle, calm, 2.0)
+        with real._open(bundle, OPTIONS) as runtime:
+            found = runtime.latencies.store().load().history(calm.setting)
+    assert found.typical("jump") == pytest.approx(2 * calm.jump, rel=1e-3)
+    assert len(found.runs) == len(calm.history.runs) and len(found.first) == len(calm.history.first)
+
+
+def test_burners_come_and_go() -> None:
+    core = min(os.sched_getaffinity(0))
+    with Burners(pause=0.01, burst=5.0, cores=(core,)) as burners:
+        (process,) = burners._processes
+        patience = time.monotonic() + 30
+        while _processor_seconds(process.pid) < 0.05 and time.monotonic() < patience:
+            time.sleep(0.02)
+        assert _processor_seconds(process.pid) >= 0.05 and os.sched_getaffinity(process.pid) == {core}
+    assert process.poll() is not None
+
+
+def _processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def options(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bundle")
+    command.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_the_simulated_command_writes_a_report(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "CASES", sweep.CASES[:1])
+    said: list[str] = []
+    arguments = ("--bundle", str(bundle.path), "--simulated", "--requests", "60", "--report", str(tmp_path / "report"))
+    found = command.execute(options(*arguments), said.append)
+    assert found == json.loads((tmp_path / "report" / "budget.json").read_text())
+    assert (found["schema"], found["simulated"], len(found["cases"])) == (1, True, 1)
+    assert json.dumps(found, allow_nan=False)
+    charts = sorted(path.name for path in (tmp_path / "report").glob("*.png"))
+    assert charts == ["budget-policies.png", "budget-steps.png"]
+    assert any("adaptive" in line for line in said) and any("no quality was measured" in line for line in said)
+
+
+def test_the_real_command(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real, "CASES", real.CASES[:1])
+    arguments = ("--bundle", str(bundle.path), "--requests", "3", "--allow-busy", "--engine", "onnxruntime")
+    told: list[str] = []
+    found = command.execute(
+        options(*arguments, "--precision", "fp32"), progress=lambda what, done, total: told.append(what)
+    )
+    assert told == ["calm at 0.99"] * 3
+    assert (found["simulated"], found["valid"], found["cases"][0]["rising"]["adaptive"]["requests"]) == (
+        False,
+        False,
+        3,
+    )
+
+
+def test_bad_values(bundle: Bundle, tmp_path: Path) -> None:
+    for count in ("0", "-3"):
+        with pytest.raises(UsageError, match=f"requests is {count}"):
+            command.execute(options("--bundle", str(bundle.path), "--simulated", "--requests", count))
+    for value in (0, 2.5, True):
+        with pytest.raises(UsageError, match="requests is"):
+            real.RealOptions(requests=value)
