@@ -19,8 +19,9 @@ from anyflow_rt.engines.bundle_writer import BundleWriter
 from anyflow_rt.engines.checkpoint import Checkpoint
 from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
-from anyflow_rt.errors import MissingPackageError, OutputError
+from anyflow_rt.errors import BundleError, MissingPackageError, OutputError
 from anyflow_rt.parity import Parity
+from anyflow_rt.sampling.calibration import read_calibration, write_calibration
 from anyflow_rt.tokenizer import reference_tokenizer
 
 SMALL = 1 << 30
@@ -90,10 +91,25 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
         if _wants(options.check_parity, small and bool(exported or wanted)):
             parity = _check_parity(checkpoint, writer.draft(), engine, precision, size, report)
         bundle = writer.commit() if changed else Bundle.open(writer.path)
+    _bring_calibration(checkpoint, bundle, report)
     if _wants(options.calibrate, small and bool(wanted)):
         _calibrate(bundle, engine, precision, size, report)
     compiled = tuple(f"cpu {engine} {each}" for each in wanted)
     return BuildReport(bundle.path, bundle.id, changed, exported, compiled, parity, time.perf_counter() - start)
+
+
+def _bring_calibration(checkpoint: Checkpoint, bundle: Bundle, report: Report) -> None:
+    """A checkpoint may come with the quality that was measured of it; what was measured of this bundle is kept."""
+    source = checkpoint.path / bundle.calibration_path.name
+    if bundle.calibration_path.exists():
+        return
+    try:
+        calibration = read_calibration(source, bundle.id)
+    except BundleError as error:
+        report(f"not taken over: {error}")
+        return
+    if calibration is not None:
+        write_calibration(bundle.calibration_path, calibration)
 
 
 def _export(writer: BundleWriter, checkpoint: Checkpoint, name: str) -> float:

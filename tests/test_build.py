@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from anyflow_rt.engines.export import COMPONENT_NAMES
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.locations import default_bundle_path
 from anyflow_rt.errors import BundleError, CheckpointError, MissingPackageError, ParityError, UsageError
+from anyflow_rt.sampling.calibration import Calibration, Edge, QualityPoint, read_calibration, write_calibration
 from anyflow_rt.tokenizer import reference_tokenizer
 
 SIZE = {"height": 32, "width": 32, "num_frames": 5}
@@ -289,3 +291,19 @@ def test_an_interrupted_first_build_leaves_nothing(made: RandomBundle, tmp_path:
     process.communicate(timeout=60)
     assert process.returncode == 1
     assert {path.name for path in place.iterdir()} <= {".new.lock"}
+
+
+def test_a_checkpoint_brings_its_calibration(made: RandomBundle, tmp_path: Path) -> None:
+    """Into a bundle that has none; of another bundle it is left out, and said so."""
+    checkpoint, bundle = tmp_path / "checkpoint", Bundle.open(made.path)
+    shutil.copytree(made.checkpoint, checkpoint)
+    points, edges = (QualityPoint(4, 0.5, 0.4, 0.6, 8),), (Edge(32, 0, 1.5),)
+    measured = Calibration(bundle.id, "motion.explained", True, points, edges)
+    for number, each in enumerate((measured, replace(measured, bundle_id="another"))):
+        write_calibration(checkpoint / "calibration.json", each)
+        out, lines = tmp_path / f"bundle-{number}", []
+        shutil.copytree(made.path, out)
+        build(BuildOptions(checkpoint=str(checkpoint), out=out, onnx_only=True), lines.append)
+        taken = read_calibration(Bundle.open(out).calibration_path, bundle.id)
+        assert taken == (measured if number == 0 else None)
+        assert any("not taken over" in line for line in lines) == (number == 1)
