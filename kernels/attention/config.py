@@ -1,0 +1,74 @@
+"""How attention is cut into programs: block sizes, warps and pipeline stages by target. Heuristics, until measured.
+
+The reasons: a block of 128 queries reads each key for 128 rows, which makes the matrix units the limit, not memory;
+eight warps hold its 128 x d sums in 64 registers a thread at d = 128; the block of keys is the largest that spills no
+register, where instructions before sm_90 take keys and values from registers too; the stages fit the target's shared
+memory (99 KB on sm_86, 89 and 120, 163 KB on sm_80, 227 KB on sm_90 and 100).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anyflow_rt.kernels.launch import INTERPRETER, power_of_two
+
+MINIMUM_DOT = 16
+"""Matrix instructions take blocks of at least 16."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """``queries`` and ``keys`` of a block; ``warps`` of 32 threads; ``stages`` of keys under way."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+_SMALL_SHARED_MEMORY = {
+    64: AttentionConfig(128, 64, 4, 3),
+    128: AttentionConfig(128, 32, 8, 3),
+    256: AttentionConfig(64, 32, 8, 1),
+}
+
+_LARGE_SHARED_MEMORY = {
+    64: AttentionConfig(128, 64, 8, 3),
+    128: AttentionConfig(128, 64, 8, 3),
+    256: AttentionConfig(64, 64, 8, 2),
+}
+
+TABLE: dict[int, dict[int, AttentionConfig]] = {
+    80: {**_SMALL_SHARED_MEMORY, 128: AttentionConfig(128, 64, 8, 2)},
+    86: _SMALL_SHARED_MEMORY,
+    89: _SMALL_SHARED_MEMORY,
+    90: _LARGE_SHARED_MEMORY,
+    100: _LARGE_SHARED_MEMORY,
+    120: _SMALL_SHARED_MEMORY,
+}
+"""Target -> largest head size -> configuration, for 16-bit types."""
+
+SINGLE = AttentionConfig(32, 32, 4, 1)
+"""For float32, which has no matrix instructions here: exact rather than fast."""
+
+
+def configuration(target: int, head_dim: int, element_bytes: int) -> AttentionConfig:
+    """For heads of ``head_dim`` values of ``element_bytes``. A target without a row takes the next older one's."""
+    if target == INTERPRETER:
+        return AttentionConfig(16, 16, 1, 1)
+    if element_bytes == 4:
+        return SINGLE
+    row = TABLE[max(known for known in TABLE if known <= max(target, min(TABLE)))]
+    return row[min(size for size in row if size >= head_dim)]
+
+
+def split_head(head_dim: int) -> tuple[int, int]:
+    """Powers of two (main, tail) that cover a head: 128 -> (128, 0), 80 -> (64, 16), 96 -> (64, 32).
+
+    Blocks are powers of two. Two of them waste less than one where the head is well below the next power: the rest is
+    padded with zeros, which change no product.
+    """
+    whole = max(MINIMUM_DOT, power_of_two(head_dim))
+    main = whole // 2
+    tail = max(MINIMUM_DOT, power_of_two(head_dim - main)) if head_dim > main >= MINIMUM_DOT else 0
+    return (main, tail) if tail and main + tail < whole else (whole, 0)
