@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support.bundles import random_bundle
 
-from anyflow_rt.benchmarks.budget import command, real, sweep
+from anyflow_rt.benchmarks.budget import arguments, command, real, sweep
 from anyflow_rt.benchmarks.budget.burners import Burners
 from anyflow_rt.benchmarks.budget.runs import collect
 from anyflow_rt.benchmarks.budget.sweep import Case
@@ -118,7 +118,7 @@ def _processor_seconds(pid: int) -> float:
 def options(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bundle")
-    command.add_arguments(parser)
+    arguments.add_arguments(parser)
     return parser.parse_args(arguments)
 
 

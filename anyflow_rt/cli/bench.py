@@ -47,14 +47,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FILE",
         help="with --from: draw the quality of another results.json beside it; may be given several times",
     )
+    _add_parts(parser)
+
+
+def _add_parts(parser: argparse.ArgumentParser) -> None:
+    from anyflow_rt.benchmarks.budget import arguments as budget
+
     parts = parser.add_subparsers(dest="part", metavar="{diff,budget}")
     diff = parts.add_parser("diff", help="compare two results; exit code 1 where the second is worse")
     diff.add_argument("before", type=not_empty, metavar="A.json")
     diff.add_argument("after", type=not_empty, metavar="B.json")
-    for part in (diff,):
-        # The verb has them too; without this default theirs would be undone.
-        part.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one line of JSON on stdout")
-        part.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of errors")
+    budgets = parts.add_parser("budget", help=budget.HELP, description=budget.HELP)
+    budget.add_arguments(budgets)
+    known = {action.dest for action in parser._actions}
+    for part in (diff, budgets):
+        part.add_argument("--json", action="store_true", help="one line of JSON on stdout")
+        part.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+        for action in part._actions:
+            # What both have would be undone by the part's default; ``main`` adds the last two to every verb.
+            if action.dest in known | {"json", "debug"}:
+                action.default = argparse.SUPPRESS
 
 
 PASSED_ON = ("steps", "seeds", "compare", "rounds", "jump_videos", "mean_velocity", "engine", "precision", "resume")
@@ -64,6 +76,8 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     """Run the part asked for, report on stderr, and return the values of ``--json``."""
     if options.part == "diff":
         return _diff(options)
+    if options.part == "budget":
+        return _budget(options)
     if options.source is not None or options.series:
         return _redraw(options)
     return _sweep(options)
@@ -137,3 +151,18 @@ def _diff(options: argparse.Namespace) -> dict[str, Any]:
     for line in found.lines():
         say(line)
     return {**found.to_dict(), "exit_code": found.exit_code}
+
+
+def _budget(options: argparse.Namespace) -> dict[str, Any]:
+    from anyflow_rt.benchmarks.budget import command
+
+    shown: dict[str, Progress] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        shown.setdefault(what, Progress(what)).update(done, total)
+
+    try:
+        return command.execute(options, say, progress)
+    finally:
+        for each in shown.values():
+            each.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anyflow_rt.benchmarks.budget import sweep
+from anyflow_rt.benchmarks.budget.arguments import REAL_REQUESTS, SIMULATED_REQUESTS
 from anyflow_rt.benchmarks.budget.charts import write_charts
 from anyflow_rt.benchmarks.budget.sweep import Outcome
 from anyflow_rt.benchmarks.measure import Conditions
@@ -20,36 +21,9 @@ from anyflow_rt.sampling.calibration import read_calibration
 from anyflow_rt.sampling.quality import Quality, fit_quality
 
 SCHEMA = 1
-HELP = "how well latency budgets are kept, against every fixed number of steps and perfect foresight"
-REAL_REQUESTS, SIMULATED_REQUESTS = 1000, 100_000
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags. ``--bundle``, ``--engine``, ``--precision`` and ``--report`` may be the caller's already."""
-    known = {flag for action in parser._actions for flag in action.option_strings}
-    flags: dict[str, dict[str, Any]] = {
-        "--bundle": {"metavar": "DIR", "help": "(default: the shapes checkpoint's)"},
-        "--engine": {"help": "openvino or onnxruntime (default: the fastest here)"},
-        "--precision": {"help": "fp32 or bf16 (default: bf16 where the processor has it)"},
-        "--report": {"metavar": "DIR", "help": "write budget.json and charts there (default: nowhere)"},
-        "--simulated": {"action": "store_true", "help": "a simulated machine on a virtual clock"},
-        "--requests": {
-            "type": int,
-            "metavar": "N",
-            "help": f"of each case (default {REAL_REQUESTS}; {SIMULATED_REQUESTS} simulated)",
-        },
-        "--seed": {"type": int, "default": 0, "help": "of arrivals, budgets and bursts (default 0)"},
-        "--allow-busy": {
-            "action": "store_true",
-            "help": "measure beside other processes; the figures are marked as not valid",
-        },
-    }
-    for flag, options in flags.items():
-        if flag not in known:
-            parser.add_argument(flag, **options)
 
 
 def execute(
