@@ -36,10 +36,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
+    if os.path.dirname(__file__) not in str(item.path):
+        return
     from anyflow_rt.kernels.package import INTERPRETED
 
-    if not INTERPRETED and os.path.dirname(__file__) in str(item.path):
+    if not INTERPRETED:
         item.add_marker(pytest.mark.gpu)
+    if item.get_closest_marker("slow") and item.config.getoption("markexpr") != "slow":
+        item.add_marker(pytest.mark.skip(reason="compiles for another target: pytest -m slow tests/kernels"))
 
 
 def _restore(before: str | None) -> None:
