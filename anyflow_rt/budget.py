@@ -15,7 +15,7 @@ from anyflow_rt.sampling.forecast import Forecaster
 from anyflow_rt.sampling.guide import BudgetGuide
 from anyflow_rt.sampling.limits import Budget
 from anyflow_rt.sampling.planner import Tables, make_tables
-from anyflow_rt.sampling.quality import fit_quality
+from anyflow_rt.sampling.quality import Quality, fit_quality
 from anyflow_rt.sampling.schedule import grid
 
 NON_UNIFORM_PLANS = False
@@ -24,9 +24,14 @@ STARTING_VARIES = 1.1
 """What had passed when the smallest budget was found may take so many times longer when the run is tried again."""
 
 
-def planning_tables(bundle: Bundle) -> Tables:
-    """What plans are chosen by, from the bundle's calibration. Raises BundleError where that file is damaged."""
-    return make_tables(fit_quality(read_calibration(bundle.calibration_path, bundle.id)), non_uniform=NON_UNIFORM_PLANS)
+def measured_quality(bundle: Bundle) -> Quality:
+    """From the bundle's calibration, defaults where it has none. Raises BundleError where that file is damaged."""
+    return fit_quality(read_calibration(bundle.calibration_path, bundle.id))
+
+
+def planning_tables(quality: Quality) -> Tables:
+    """What plans are looked up in."""
+    return make_tables(quality, non_uniform=NON_UNIFORM_PLANS)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from anyflow_rt.sampling.recorder import StageObserver
 if TYPE_CHECKING:
     from anyflow_rt.budget import BudgetedRun
     from anyflow_rt.sampling.planner import Tables
+    from anyflow_rt.sampling.quality import Quality
 
 Deliver = Callable[[int, Iterator[np.ndarray]], tuple[np.ndarray | None, tuple[Path, ...]]]
 """Takes the jumps before a draft and its frames in pieces (N, t, H, W, 3); gives the frames, or their files."""
@@ -38,7 +39,7 @@ Deliver = Callable[[int, Iterator[np.ndarray]], tuple[np.ndarray | None, tuple[P
 
 @dataclass(frozen=True)
 class Loaded:
-    """A bundle on one engine, with what every call uses."""
+    """A bundle on one engine, with what every call uses. quality: what budgets are planned by; None: the bundle's."""
 
     bundle: Bundle
     engine: str
@@ -46,13 +47,14 @@ class Loaded:
     tokenizer: PromptTokenizer
     components: Components
     latencies: Latencies
+    quality: Quality | None = None
 
     @cached_property
     def tables(self) -> Tables:
-        """What budgets are planned by. Raises BundleError where the bundle's calibration is damaged."""
-        from anyflow_rt.budget import planning_tables
+        """What plans are looked up in. Raises BundleError where the bundle's calibration is damaged."""
+        from anyflow_rt.budget import measured_quality, planning_tables
 
-        return planning_tables(self.bundle)
+        return planning_tables(measured_quality(self.bundle) if self.quality is None else self.quality)
 
 
 class Generation:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -38,6 +38,9 @@ from anyflow_rt.sampler import Sampler
 from anyflow_rt.sampling.executor import OnStep
 from anyflow_rt.sampling.limits import check_started_at
 from anyflow_rt.working_memory import check_memory
+
+if TYPE_CHECKING:
+    from anyflow_rt.sampling.quality import Quality
 
 logger = logging.getLogger(__name__)
 
@@ -233,6 +236,10 @@ class Runtime:
         """
         sampling, _ = make_sampling(self._loaded, self._request(prompt, "latents", **options))
         return Sampler(self._components, sampling)
+
+    def plan_by(self, quality: Quality | None) -> None:
+        """Plan budgets by another quality than what was measured of the bundle; None is the bundle's again."""
+        self._loaded = replace(self._loaded, quality=quality)
 
     def wait(self) -> None:
         """Wait until every engine is open. Raises what opening one raised."""

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from support.bundles import random_bundle
 
-from anyflow_rt.benchmarks.budget import arguments, command, real, sweep
+from anyflow_rt.benchmarks.budget import command, real, sweep
+from anyflow_rt.benchmarks.budget.arguments import add_arguments
 from anyflow_rt.benchmarks.budget.burners import Burners
 from anyflow_rt.benchmarks.budget.runs import collect
 from anyflow_rt.benchmarks.budget.sweep import Case
@@ -23,7 +24,7 @@ from anyflow_rt.build import build
 from anyflow_rt.build_plan import BuildOptions
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.errors import UsageError
-from anyflow_rt.sampling.quality import default_quality
+from anyflow_rt.sampling.quality import Quality, default_quality
 
 OPTIONS = real.RealOptions(requests=6, engine="onnxruntime", precision="fp32")
 
@@ -118,7 +119,7 @@ def _processor_seconds(pid: int) -> float:
 def options(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bundle")
-    arguments.add_arguments(parser)
+    add_arguments(parser)
     return parser.parse_args(arguments)
 
 
@@ -142,7 +143,7 @@ def test_the_real_command(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> No
     found = command.execute(
         options(*arguments, "--precision", "fp32"), progress=lambda what, done, total: told.append(what)
     )
-    assert told == ["calm at 0.99"] * 3
+    assert told == ["calm at 0.99, measured curve"] * 3
     assert (found["simulated"], found["valid"], found["cases"][0]["rising"]["adaptive"]["requests"]) == (
         False,
         False,
@@ -157,3 +158,22 @@ def test_bad_values(bundle: Bundle, tmp_path: Path) -> None:
     for value in (0, 2.5, True):
         with pytest.raises(UsageError, match="requests is"):
             real.RealOptions(requests=value)
+
+
+def test_a_flat_measured_curve_is_not_the_only_one_planned_by(bundle: Bundle) -> None:
+    """Where no step is worth anything more, one is run; on the rising curve all that fit are."""
+    flat = Quality(default_quality().costs, ((0.0, 0.5), (1.0, 0.5)), "score")
+    cases = sweep.on_both_curves((Case("calm", 0.95), Case("calm", 0.9)), flat)
+    assert [(case.confidence, case.planned_by) for case in cases] == [
+        (0.95, "measured"),
+        (0.95, "rising"),
+        (0.9, "rising"),
+    ]
+    assert sweep.on_both_curves(cases[:1], default_quality()) == cases[:1]
+    once, often = (sweep.run_case(case, flat, requests=40) for case in cases[:2])
+    assert set(once.rising[sweep.ADAPTIVE].steps) == {1} and max(often.rising[sweep.ADAPTIVE].steps) > 8
+    with real._own_state(), real._open(bundle, OPTIONS) as runtime:
+        runtime.generate(real.PROMPTS[0], steps=8)
+        for quality, most in ((flat, 1), (None, 32)):
+            runtime.plan_by(quality)
+            assert len(runtime.generate(real.PROMPTS[0], budget=60.0).plan) == most

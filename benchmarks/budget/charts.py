@@ -21,7 +21,7 @@ def write_charts(folder: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def policies_chart(outcomes: Sequence[Outcome]) -> bytes:
-    """One panel a case, one line a policy: share of the possible gain on the rising curve, and budgets met."""
+    """One panel a case, one line a policy: share of the possible gain on the curve planned by, and budgets met."""
     rows = [list(outcome.rising) for outcome in outcomes]
     with canvas(sum(POLICY_HEIGHT * len(names) + 1.3 for names in rows)) as drawn:
         panels = drawn.figure.subplots(
@@ -40,26 +40,19 @@ def steps_chart(outcomes: Sequence[Outcome]) -> bytes:
             for name, colour, aside in ((ADAPTIVE, COLOURS[0], -0.2), (ORACLE, COLOURS[1], 0.2)):
                 counts = outcome.rising[name].steps
                 axes.bar([steps + aside for steps in counts], list(counts.values()), 0.4, color=colour, label=name)
-            axes.set(title=_title(outcome), xlabel="steps", ylabel="runs")
+            axes.set(title=str(outcome.case), xlabel="steps", ylabel="runs")
             axes.legend()
         return drawn.png()
 
 
 def _policies(axes: Any, outcome: Outcome) -> None:
-    names = list(outcome.rising)
+    scores = outcome.measured if outcome.case.planned_by == "measured" else outcome.rising
+    names = list(scores)
     places = range(len(names))
-    axes.barh(places, [outcome.rising[name].share for name in names], 0.6, color=COLOURS[5], label="share of the gain")
-    axes.plot(
-        [outcome.rising[name].met for name in names], places, "D", color=COLOURS[1], label="budgets met", markersize=6
-    )
+    axes.barh(places, [scores[name].share for name in names], 0.6, color=COLOURS[5], label="share of the gain")
+    axes.plot([scores[name].met for name in names], places, "D", color=COLOURS[1], label="budgets met", markersize=6)
     axes.axvline(outcome.case.confidence, color=INK, linewidth=1, linestyle=":")
     axes.set_yticks(list(places), names)
     axes.invert_yaxis()
-    axes.set(title=_title(outcome), xlim=(0, 1.02))
+    axes.set(title=str(outcome.case), xlim=(0, 1.02))
     axes.legend(loc="lower left", fontsize=10)
-
-
-def _title(outcome: Outcome) -> str:
-    case = outcome.case
-    factor = "" if case.profile_factor == 1.0 else f", profile x{case.profile_factor:g}"
-    return f"{case.machine} at {case.confidence:g}{factor}"

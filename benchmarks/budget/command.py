@@ -75,7 +75,7 @@ def execute(
 
 def _simulate(quality: Quality, requests: int, seed: int, say: Say) -> list[Outcome]:
     outcomes = []
-    for case in sweep.CASES:
+    for case in sweep.on_both_curves(sweep.CASES, quality):
         outcomes.append(sweep.run_case(case, quality, requests=requests, seed=seed, non_uniform=False))
         say(sweep.table(outcomes[-1:]))
     return outcomes
@@ -87,21 +87,20 @@ def _measure(
     from anyflow_rt.benchmarks.budget import real
 
     wanted = real.RealOptions(
-        requests=requests, seed=options.seed, engine=options.engine, precision=options.precision, cases=real.CASES
+        requests=requests,
+        seed=options.seed,
+        engine=options.engine,
+        precision=options.precision,
+        cases=sweep.on_both_curves(real.CASES, quality),
     )
     conditions = Conditions(allow_busy=options.allow_busy, say=say)
     found = []
     for outcome, others in real.run_cases(
-        bundle, quality, wanted, conditions, lambda case, done, total: progress(_name(case), done, total)
+        bundle, quality, wanted, conditions, lambda case, done, total: progress(str(case), done, total)
     ):
         say(sweep.table([outcome]))
         found.append((outcome, others))
     return found
-
-
-def _name(case: sweep.Case) -> str:
-    factor = "" if case.profile_factor == 1.0 else f", profile x{case.profile_factor:g}"
-    return f"{case.machine} at {case.confidence:g}{factor}"
 
 
 def _folder(path: Path) -> Path:

@@ -106,9 +106,14 @@ def measure_calm(bundle: Bundle, options: RealOptions) -> Calm:
 
 
 def run_case(
-    case: Case, bundle: Bundle, calm: Calm, options: RealOptions, progress: Progress = lambda done, total: None
+    case: Case,
+    bundle: Bundle,
+    calm: Calm,
+    quality: Quality,
+    options: RealOptions,
+    progress: Progress = lambda done, total: None,
 ) -> Runs:
-    """Serve one case's requests."""
+    """Serve one case's requests. quality: the measured one."""
     count = options.requests if case.profile_factor == 1.0 else min(options.requests, RECOVERY_REQUESTS)
     rng = np.random.default_rng(options.seed)
     gap = (calm.minimum + load.MOST_JUMPS / 2 * calm.jump) / BUSY_SHARE
@@ -117,6 +122,7 @@ def run_case(
     with _own_state():
         _write_profile(bundle, calm, case.profile_factor)
         with _open(bundle, options) as runtime, _contention(case.machine, options.seed):
+            runtime.plan_by(case.quality(quality))
             return collect(serve(runtime, arrivals, budgets, case.confidence, options.seed, progress))
 
 
@@ -188,7 +194,7 @@ def run_cases(
             progress(case, done, total)
 
         watch = conditions.quiet()
-        runs = run_case(case, bundle, calm, options, tell)
+        runs = run_case(case, bundle, calm, quality, options, tell)
         others = conditions.still_quiet(watch) if case.machine == "calm" else None
         yield score_case(case, runs, quality), others
 
