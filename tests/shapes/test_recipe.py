@@ -13,7 +13,7 @@ from anyflow_rt.benchmarks.shapes.recipe.evaluate import FIRST_SEED, decode, int
 from anyflow_rt.benchmarks.shapes.recipe.state import StageState, TrainingClock, shipped_checkpoint  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts, new_text_encoder, new_tokenizer  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.transformer import new_transformer, rotary_table, velocity  # noqa: E402
-from anyflow_rt.benchmarks.shapes.recipe.vae import decode_unclamped, draw_batch, new_vae  # noqa: E402
+from anyflow_rt.benchmarks.shapes.recipe.vae import decode_unclamped, new_vae  # noqa: E402
 
 
 @pytest.fixture(scope="module")
