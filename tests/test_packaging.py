@@ -209,9 +209,13 @@ def test_what_a_run_loads_at_import() -> None:
 
 FLAGS = {
     "build": "--ckpt --revision --out --target --engine --precision --height --width --num-frames --onnx-only "
-    "--dry-run --force --check-parity --no-check-parity",
-    "run": "--prompt --bundle --output --steps --seed --height --width --num-frames --num-videos --negative-prompt "
+    "--dry-run --force --check-parity --no-check-parity --calibrate --no-calibrate",
+    "run": "--prompt --bundle --output --steps --budget --confidence --strict-budget --min-steps --max-steps --preview "
+    "--seed --height --width --num-frames --num-videos --negative-prompt "
     "--guidance-scale --max-sequence-length --euler --fps --quality --engine --precision",
+    "bench": "--bundle --steps --prompts --num-prompts --seeds --metrics --compare --rounds --jump-videos --euler "
+    "--engine --precision --report --resume --from --series part",
+    "calibrate": "--bundle --steps --rounds --seconds --openings --height --width --num-frames --engine --precision",
     "inspect": "bundle --verify",
 }
 

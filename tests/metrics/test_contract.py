@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from support.clips import noisy, random_frames, true_clips
+from support.world_clips import noisy, random_frames, true_clips
 
 from anyflow_rt.benchmarks import optional
 from anyflow_rt.benchmarks.metrics.contract import Clip, Metric, Reference, ScoreKind, Scores, SetItem

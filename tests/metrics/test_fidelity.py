@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.clips import noisy, random_frames, true_clips
+from support.world_clips import noisy, random_frames, true_clips
 
 from anyflow_rt.benchmarks.metrics.contract import Reference
 from anyflow_rt.benchmarks.metrics.fidelity import PSNR_CAP, Fidelity, psnr, ssim

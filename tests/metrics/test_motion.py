@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.clips import frozen, moving_clips, noisy, random_frames, true_clips
+from support.world_clips import frozen, moving_clips, noisy, random_frames, true_clips
 
 from anyflow_rt.benchmarks.metrics.motion import LARGEST_SIDE, Motion, principal_colour
 from anyflow_rt.benchmarks.shapes.world import Attributes, Scene, render

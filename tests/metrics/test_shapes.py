@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.clips import frozen, moving_clips, noisy, random_frames, true_clips
+from support.world_clips import frozen, moving_clips, noisy, random_frames, true_clips
 
 from anyflow_rt.benchmarks.metrics.contract import SetItem
 from anyflow_rt.benchmarks.metrics.shapes import POSITION_CAP, SPEED_CAP, Shapes

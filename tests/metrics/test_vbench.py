@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from support.clips import true_clips
+from support.world_clips import true_clips
 
 from anyflow_rt.benchmarks.metrics.contract import Clip
 from anyflow_rt.benchmarks.metrics.vbench import WEIGHTS, VBench
