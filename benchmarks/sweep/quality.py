@@ -30,7 +30,8 @@ def measure_quality(
 
     def measure(key: Key) -> dict[str, list[object]]:
         prompt, seed, steps = key
-        frames, found = generate(prompt, seed, steps), {}
+        frames = generate(prompt, seed, steps)
+        found: dict[str, list[object]] = {}
         for metric in metrics:
             clip = Clip(frames, prompt, seed, reference(prompt, seed) if metric.needs_reference else None)
             scores = metric.score_many([clip])[0]
