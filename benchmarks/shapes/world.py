@@ -30,7 +30,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (165, 60, 215),
     "cyan": (40, 210, 225),
 }
-SIZES: dict[str, float] = {"small": 7.0, "large": 12.0}
+SIZES: dict[str, float] = {"small": 9.0, "large": 13.0}
 """Name -> radius in pixels of the disc whose area the shape has, whatever the shape."""
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (16, 16, 16),
@@ -45,7 +45,7 @@ MOTIONS: dict[str, tuple[int, int]] = {
     "down": (0, 1),
     "still": (0, 0),
 }
-SPEED_RANGE = (0.9, 1.7)
+SPEED_RANGE = (0.9, 1.6)
 """Pixels a frame of a moving shape: at least 14 pixels in a clip, so that moving and still cannot be mistaken."""
 EDGE_MARGIN = 1.0
 """Pixels kept between a shape and the border in every frame."""
