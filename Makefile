@@ -1,4 +1,5 @@
 # make demo: a video from a prompt, from a fresh clone.   make test: the tests, likewise.
+# make curves: quality against steps of the shipped checkpoint, of its forward-only stage and of its teacher.
 # make bench: quality and latency against steps beside diffusers (bench-report/), then the speed and memory targets.
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 export PYTHONSAFEPATH := 1
 PROMPT ?= a large red circle moving right on a black background
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench curves clean
 
 $(VENV)/.installed: setup.py pyproject.toml constraints.txt
 	@echo 'installing into $(VENV): a few minutes, about 2 GB'
@@ -36,5 +37,9 @@ bench: $(VENV)/.installed
 	$(BIN)/anyflow-rt bench --compare diffusers --report bench-report
 	$(BIN)/python -m anyflow_rt.benchmarks
 
+curves: $(VENV)/.installed
+	$(BIN)/anyflow-rt bench --from docs/results/shipped.json --series forward-only=docs/results/forward-only.json \
+		--series teacher=docs/results/teacher.json --report curves-report
+
 clean:
-	rm -rf $(VENV) build *.egg-info demo.mp4 demo.png bench-report
+	rm -rf $(VENV) build *.egg-info demo.mp4 demo.png bench-report curves-report
