@@ -1,0 +1,88 @@
+"""Whether a launch computed what its reference computes: asked before its time is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anyflow_rt.kernels.launch import Launch
+
+ALLOWED = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""Largest difference over the largest value of the reference, by the type of an output: two units in its last place."""
+
+QUERIES = 64
+"""Of attention that are checked, at the beginning and at the end: the whole matrix of scores would not fit."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The worst output's."""
+
+    error: float
+    allowed: float
+
+
+def parity_of(op: str, launch: Launch, arguments: dict[str, Any]) -> Parity:
+    """Of a launch that has run, planned from ``arguments``."""
+    worst = Parity(0.0, 1.0)
+    for found, expected in _PAIRS[op](launch, arguments):
+        error = float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+        each = Parity(error, ALLOWED[found.dtype])
+        worst = max(worst, each, key=lambda parity: parity.error / parity.allowed)
+    return worst
+
+
+Pairs = list[tuple[Tensor, Tensor]]
+
+
+def _flow_map_update(launch: Launch, arguments: dict[str, Any]) -> Pairs:
+    from anyflow_rt.kernels.flow_map_update.reference import flow_map_update_reference
+
+    return [(launch.tensors["updated"], flow_map_update_reference(**arguments))]
+
+
+def _adaptive_norm(launch: Launch, arguments: dict[str, Any]) -> Pairs:
+    from anyflow_rt.kernels.adaptive_norm.reference import adaptive_norm_reference
+
+    given = [arguments.get(name) for name in ("branch", "gate", "norm")]
+    expected = adaptive_norm_reference(arguments["residual"], *given, launch.constants["EPS"])
+    found = [launch.tensors.get(name) for name in ("joined", "normalised")]
+    return [(f, e) for f, e in zip(found, expected, strict=True) if f is not None and e is not None]
+
+
+def _qk_norm_rope(launch: Launch, arguments: dict[str, Any]) -> Pairs:
+    from anyflow_rt.kernels.qk_norm_rope.reference import norm_rope_reference
+
+    parts = arguments["packed"].chunk(3 if "key_gain" in arguments else 1, dim=-1)
+    rope = (arguments["rope_cos"], arguments["rope_sin"]) if "rope_cos" in arguments else None
+    eps, pairs = launch.constants["EPS"], arguments.get("pairs", "halves")
+    return [
+        (
+            launch.tensors[name],
+            norm_rope_reference(part, arguments[f"{name}_gain"], arguments["heads"], eps, rope, pairs),
+        )
+        for name, part in zip(("query", "key"), parts, strict=False)
+        if name in launch.tensors
+    ]
+
+
+def _attention(launch: Launch, arguments: dict[str, Any]) -> Pairs:
+    from anyflow_rt.kernels.attention.reference import attention_reference
+
+    query, output = arguments["query"], launch.tensors["output"]
+    rest = arguments["key"], arguments["value"], arguments.get("key_bias")
+    return [
+        (output[:, part], attention_reference(query[:, :, part], *rest))
+        for part in (slice(0, QUERIES), slice(query.shape[2] - QUERIES, None))
+    ]
+
+
+_PAIRS = {
+    "flow_map_update": _flow_map_update,
+    "adaptive_norm": _adaptive_norm,
+    "qk_norm_rope": _qk_norm_rope,
+    "attention": _attention,
+}
