@@ -22,6 +22,10 @@ def execute(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
     """
     if options.yardstick and not options.static:
         raise UsageError("--yardstick is compiled, not run: it goes with --static")
+    try:
+        re.compile(options.case)
+    except re.error as error:
+        raise UsageError(f"--case {options.case!r} is no regular expression: {error}") from error
     if options.static:
         return _static(options, say)
     return _roofline(options, say) if options.roofline else _measured(options, say)

@@ -30,8 +30,8 @@ def work(launch: Launch) -> Work:
         if name not in tensors:
             continue
         kept = sizes[rows] if rows else tensors[name].numel() // sizes["WIDTH"]
-        used = min(2 if name.startswith("norm") else 1, kept)
-        once = stored_bytes(tensors[name]) // kept * used
+        used = 2 if name.startswith("norm") else 1
+        once = stored_bytes(tensors[name]) // kept * min(used, kept)
         streams.append(Stream(name, once, 4 * used * sizes["WIDTH"] * programs, 4 * used * sizes["BLOCK"]))
     elements = tensors["residual"].numel()
     return Work(tuple(streams), elements, operations=12 * elements)

@@ -72,7 +72,8 @@ def check_figures(line: dict[str, Any]) -> None:
         assert all_accesses - wide <= 2, "the interval and the guidance scale are single numbers"
     else:
         assert wide == all_accesses, line
-    known = TABLE[f"{line['op']}: {line['case']}"][line["target"]]
+    known = TABLE[f"{line['op']}: {line['config']}"][line["target"]]
+    assert line["moved_over_minimum"] <= 1.001 * known["moved_over_minimum"], f"{line} was {known}"
     assert line["registers"] <= known["registers"] + 8, f"{line} was {known}: update the table if this is meant"
     assert line["shared_bytes"] <= known["shared_bytes"], f"{line} was {known}: update the table if this is meant"
 
