@@ -6,11 +6,13 @@ from torch import Tensor
 
 from anyflow_rt.kernels.grid import cdiv
 from anyflow_rt.kernels.launch import Launch
-from anyflow_rt.kernels.work import Stream, Work, constants_of, programs_of, stored_bytes
+from anyflow_rt.kernels.work import Stream, Work, constants_of, programs_of, stored_bytes, whole
 
 
 def work(launch: Launch) -> Work:
     """Of one launch in which every query sees every key: of a causal one, the newest chunk's."""
+    if "scales" in launch.tensors:
+        return _quantising(launch)
     sizes, tensors, programs = constants_of(launch), launch.tensors, programs_of(launch)
     query, key, value = (tensors[name] for name in ("query", "key", "value"))
     batch, heads, query_length, head_dim = query.shape
@@ -22,8 +24,16 @@ def work(launch: Launch) -> Work:
         asked = programs * key_length * head_dim * tensor.element_size()
         return Stream(name, stored_bytes(tensor), asked, rows * padded * tensor.element_size(), inner=True)
 
-    own = stored_bytes(query)
-    streams = [Stream("query", own, own), keys("key", key), keys("value", value), Stream("output", own, own)]
+    streams = [
+        *(Stream(name, stored_bytes(tensors[name]), stored_bytes(tensors[name])) for name in ("query", "output")),
+        keys("key", key),
+        keys("value", value),
+    ]
+    if "query_scale" in tensors:
+        own = stored_bytes(tensors["query_scale"])
+        blocks = 4 * programs * cdiv(key_length, sizes["KEYS"])
+        streams.append(Stream("query_scale", own, own))
+        streams.append(Stream("key_scale", stored_bytes(tensors["key_scale"]), blocks))
     if "key_bias" in tensors:
         streams.append(Stream("key_bias", stored_bytes(tensors["key_bias"]), 4 * programs * key_length))
     if "blocks" in tensors:
@@ -37,3 +47,18 @@ def work(launch: Launch) -> Work:
         operations=8 * scores,
         trips=(whole_blocks, cdiv(key_length, sizes["KEYS"]) - whole_blocks),
     )
+
+
+def _quantising(launch: Launch) -> Work:
+    """Of making queries or keys int8."""
+    sizes, tensors, programs = constants_of(launch), launch.tensors, programs_of(launch)
+    lanes = sizes["ROWS"] * sizes["BLOCK"]
+    scales = stored_bytes(tensors["scales"])
+    streams = [
+        whole("x", tensors["x"], lanes),
+        whole("values", tensors["values"], lanes, stored=True),
+        Stream("scales", scales, scales, stored=True),
+    ]
+    if "mean" in tensors:
+        streams.append(Stream("mean", stored_bytes(tensors["mean"]), 4 * sizes["HEAD_DIM"] * programs))
+    return Work(tuple(streams), tensors["x"].numel(), operations=5 * tensors["x"].numel())

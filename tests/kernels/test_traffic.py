@@ -16,6 +16,7 @@ from support.kernels import DEVICE, tensors
 from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels.adaptive_norm.triton import plan_adaptive_norm
 from anyflow_rt.kernels.adaptive_norm.vectors import Affine, FrameVectors, Gate, Modulation
+from anyflow_rt.kernels.attention.int8 import plan_attention_int8
 from anyflow_rt.kernels.attention.triton import plan_attention
 from anyflow_rt.kernels.flow_map_update.triton import plan_flow_map_update
 from anyflow_rt.kernels.launch import Launch
@@ -54,6 +55,9 @@ def launches() -> dict[str, Launch]:
         Modulation(vectors(2, 1), 0, 1),
     )
     gate = Gate(vectors(6, 6), 5)
+    _, rounded, int8 = plan_attention_int8(made(2, 3, 20, 40), key, value, bias)
+    for scales in ("query_scale", "key_scale"):
+        int8.tensors[scales].fill_(1)
     return {
         "update": plan_flow_map_update(tokens(), state, interval, cast=torch.bfloat16),
         "guided": plan_flow_map_update(tokens(), state, interval, **guidance),
@@ -66,6 +70,8 @@ def launches() -> dict[str, Launch]:
         "query": plan_qk_norm_rope(made(2, 5, 48), gains[0], heads=3),
         "attention": plan_attention(query, key, value),
         "biased": plan_attention(query, key, value, bias),
+        "rounded keys": rounded,
+        "8-bit scores": int8,
         "causal": plan_attention(query, key, value, chunks=(20,)),
     }
 
@@ -120,10 +126,30 @@ LISTING = """
 """
 
 
+WAITING = """
+        /*0000*/              @!P0 BRA `(.L_x_2) ;
+.L_x_1:
+        /*0010*/                   LDG.E.128 R8, [R2.64] ;
+        /*0020*/                   BRA.U UP0, `(.L_x_1) ;
+        /*0030*/               @P0 EXIT ;
+        /*0040*/                   EXIT ;
+.L_x_2:
+        /*0050*/                   SYNCS R4 ;
+        /*0060*/               @P0 BRA `(.L_x_2) ;
+        /*0070*/                   BRA `(.L_x_1);
+"""
+
+
+def test_a_way_back_from_waiting_is_no_loop() -> None:
+    listing = parse_listing(WAITING)
+    assert listing.loops == (0x10, 0x50)
+    assert [each.loops for each in listing.instructions] == [(), (0,), (0,), (), (), (1,), (1,), ()]
+
+
 def test_loops_and_their_trips() -> None:
     listing = parse_listing(LISTING)
     assert [each.mnemonic for each in listing.instructions][:3] == ["LDG.E.128", "LDG.E.128", "STG.E.128"]
-    assert listing.loops == ((0x10, 0x30),) and len(listing.instructions) == 6
+    assert listing.loops == (0x10,) and len(listing.instructions) == 6
     one_warp = 32 * 16
     streams = (Stream("x", 7, 10, 4 * one_warp + one_warp), Stream("y", 5, 6, 4 * one_warp, stored=True))
     traffic = traffic_of(listing, Work(streams, 1), warps=1)
