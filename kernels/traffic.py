@@ -9,8 +9,8 @@ So trips are derived from something that no compiler repeats or leaves out:
   loop are the head start of its pipeline, which its last trips do without: they are not counted twice.
 
 Machine code does not show masks either: it is counted with every lane awake, and so is the source. Their quotient is
-``repeated``: 1 where the compiler asks for what the source asks for, a little less where it leaves out what masks hide
-from every thread. Bytes moved are the source's, masks respected (``work``; tests compare them with what the interpreter
+``repeated``: 1 where the compiler asks for what the source asks for, less where it leaves out what masks hide from
+every thread, or what a thread has read already. Bytes moved are the source's, masks respected (``work``; tests compare them with what the interpreter
 sees), times that quotient where it is more than 1.
 """
 

@@ -121,7 +121,8 @@ def _peers(op: str, arguments: dict[str, Any]) -> dict[str, Callable[[], object]
     """Attention of PyTorch, and of flash-attn where it is installed and can do the same."""
     if op != "attention" or arguments.get("chunks"):
         return {}
-    query, key, value, bias = (arguments.get(name) for name in ("query", "key", "value", "key_bias"))
+    query, key, value = (arguments[name] for name in ("query", "key", "value"))
+    bias = arguments.get("key_bias")
     mask = None if bias is None else bias[:, None, None, :].to(query.dtype)
     peers: dict[str, Callable[[], object]] = {
         "PyTorch": lambda: F.scaled_dot_product_attention(query, key, value, attn_mask=mask)

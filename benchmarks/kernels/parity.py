@@ -54,8 +54,8 @@ def _flow_map_update(launch: Launch, arguments: dict[str, Any]) -> Pairs:
 def _adaptive_norm(launch: Launch, arguments: dict[str, Any]) -> Pairs:
     from anyflow_rt.kernels.adaptive_norm.reference import adaptive_norm_reference
 
-    given = [arguments.get(name) for name in ("branch", "gate", "norm")]
-    expected = adaptive_norm_reference(arguments["residual"], *given, launch.constants["EPS"])
+    branch, gate, norm = (arguments.get(name) for name in ("branch", "gate", "norm"))
+    expected = adaptive_norm_reference(arguments["residual"], branch, gate, norm, _eps(launch))
     found = [launch.tensors.get(name) for name in ("joined", "normalised")]
     return [(f, e) for f, e in zip(found, expected, strict=True) if f is not None and e is not None]
 
@@ -65,7 +65,7 @@ def _qk_norm_rope(launch: Launch, arguments: dict[str, Any]) -> Pairs:
 
     parts = arguments["packed"].chunk(3 if "key_gain" in arguments else 1, dim=-1)
     rope = (arguments["rope_cos"], arguments["rope_sin"]) if "rope_cos" in arguments else None
-    eps, pairs = launch.constants["EPS"], arguments.get("pairs", "halves")
+    eps, pairs = _eps(launch), arguments.get("pairs", "halves")
     return [
         (
             launch.tensors[name],
@@ -74,6 +74,12 @@ def _qk_norm_rope(launch: Launch, arguments: dict[str, Any]) -> Pairs:
         for name, part in zip(("query", "key"), parts, strict=False)
         if name in launch.tensors
     ]
+
+
+def _eps(launch: Launch) -> float:
+    eps = launch.constants["EPS"]
+    assert isinstance(eps, float)
+    return eps
 
 
 def _attention(launch: Launch, arguments: dict[str, Any]) -> Pairs:

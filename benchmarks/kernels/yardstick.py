@@ -11,12 +11,14 @@ also define
     def work(name: str, launch: Launch) -> Work
 
 with ``Work`` from ``anyflow_rt.kernels.work``; then bytes are counted too, with the trips of loops that ``work`` says.
-For the tutorial's kernel that is ``from tutorial import _attn_fwd`` and a dozen lines::
+The tutorial asks the driver for a GPU when it is imported: where there is none, copy its kernels into the file. Give
+sizes and strides as constants: what is compiled in is known to be aligned, as Triton's own launcher finds out of
+arguments when it runs; and take one of the configurations instead of the autotuner::
 
     def launches(target):
-        q = torch.empty(12, 4096, 128, dtype=torch.bfloat16, device="meta")
-        kernel = Kernel("yardstick", _attn_fwd.fn, ("cdiv(N_CTX, BLOCK_M)", "H"))      # .fn: without its autotuner
-        return {"tutorial": Launch(kernel, {"desc_q": q, ...}, {"BLOCK_M": 128, ...}, warps=8, stages=3)}
+        q, k, v, o = (torch.empty(12 * 32768, 128, dtype=torch.float16, device="meta") for _ in range(4))
+        kernel = Kernel("yardstick", _attn_fwd, ("cdiv(N_CTX, BLOCK_M)", "H"))
+        return {"tutorial": Launch(kernel, {"desc_q": q, ...}, {"N_CTX": 32768, "BLOCK_M": 128, ...}, warps=8)}
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from anyflow_rt.errors import UsageError
 from anyflow_rt.kernels.aot import compile_launch
 from anyflow_rt.kernels.figures import Figures, counted
 from anyflow_rt.kernels.launch import Launch
+from anyflow_rt.kernels.package import triton
 
 
 def yardstick_figures(file: Path, targets: tuple[int, ...]) -> Iterator[Figures]:
@@ -39,7 +42,10 @@ def yardstick_figures(file: Path, targets: tuple[int, ...]) -> Iterator[Figures]
         for name, launch in module.launches(target).items():
             if not isinstance(launch, Launch):
                 raise UsageError(f"{file}: launches({target})[{name!r}] is a {type(launch).__name__}; give a Launch")
-            kernel = compile_launch(launch, target, embeddable=False)
+            try:
+                kernel = compile_launch(launch, target, embeddable=False)
+            except triton.CompilationError as error:
+                raise UsageError(f"{file}: {name!r} does not compile for sm_{target}: {error}") from error
             work = module.work(name, launch) if hasattr(module, "work") else None
             yield counted(launch.kernel.op, name, kernel, work)
 

@@ -9,7 +9,7 @@ from anyflow_rt.kernels.work import Stream, Work, constants_of, programs_of, sto
 def work(launch: Launch) -> Work:
     """Of one launch."""
     sizes, tensors, programs = constants_of(launch), launch.tensors, programs_of(launch)
-    outputs = [name for name in ("query", "key") if name in tensors]
+    outputs: list[str] = [name for name in ("query", "key") if name in tensors]
     row = 2 * sizes["HEAD_BLOCK"] * sizes["HALF_BLOCK"]
     written = [whole(name, tensors[name], sizes["TOKENS"] * row, stored=True) for name in outputs]
     read = sum(stream.once for stream in written)
