@@ -10,8 +10,8 @@ So trips are derived from something that no compiler repeats or leaves out:
 
 Machine code does not show masks either: it is counted with every lane awake, and so is the source. Their quotient is
 ``repeated``: 1 where the compiler asks for what the source asks for, less where it leaves out what masks hide from
-every thread, or what a thread has read already. Bytes moved are the source's, masks respected (``work``; tests compare them with what the interpreter
-sees), times that quotient where it is more than 1.
+every thread, or what a thread has read already. Bytes moved are the source's, masks respected (``work``; tests compare
+them with what the interpreter sees), times that quotient where it is more than 1.
 """
 
 from __future__ import annotations
