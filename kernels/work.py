@@ -34,12 +34,13 @@ class Stream:
 @dataclass(frozen=True)
 class Work:
     """``elements``: that the op makes; per-element figures are of them. ``matrix_operations``: multiplications and
-    additions of matrix products. ``operations``: of everything else, in float32, roughly. ``trips``: of the loops,
-    where stores cannot tell (``traffic``)."""
+    additions of 16-bit matrix products, ``int8_operations`` of 8-bit ones. ``operations``: of everything else, in
+    float32, roughly. ``trips``: of the loops, where stores cannot tell (``traffic``)."""
 
     streams: tuple[Stream, ...]
     elements: int
     matrix_operations: int = 0
+    int8_operations: int = 0
     operations: int = 0
     trips: tuple[int, ...] = ()
 

@@ -17,7 +17,17 @@ import torch
 from anyflow_rt.benchmarks.kernels import document
 from anyflow_rt.benchmarks.kernels.gpus import GPUS, ceiling_line, gpu_called, gpu_of
 from anyflow_rt.benchmarks.kernels.reference import reference_block
-from anyflow_rt.benchmarks.kernels.steps import KINDS, SHARES, Step, Total, block_steps, jump_steps, linear, predicted
+from anyflow_rt.benchmarks.kernels.steps import (
+    KINDS,
+    SHARES,
+    Step,
+    Total,
+    block_steps,
+    jump_steps,
+    linear,
+    op_step,
+    predicted,
+)
 from anyflow_rt.benchmarks.kernels.text import roofline_lines
 from anyflow_rt.cli.main import main
 from anyflow_rt.errors import UsageError
@@ -75,6 +85,8 @@ def test_floors() -> None:
     assert step.floor(gpu) == pytest.approx(3) and step.limit(gpu) == "memory"
     assert predicted([step], gpu) == pytest.approx(3 / SHARES[90]["elementwise"])
     product = linear("product", 1 << 15, 1 << 12, 1 << 12)
+    scores = op_step(SMALL, "attention", "int8 self-attention")
+    assert scores.floor(gpu_of(89)) == pytest.approx(24.95e-3, rel=1e-3), "as docs/performance.md says"
     assert product.floor(gpu) == 2 * 2**15 * 2**24 / gpu.bf16 and product.limit(gpu) == "matrix units"
 
 

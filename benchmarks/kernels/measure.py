@@ -19,7 +19,7 @@ from torch import Tensor
 
 from anyflow_rt.benchmarks.kernels.gpus import Gpu, gpu_called
 from anyflow_rt.benchmarks.kernels.parity import Parity, parity_of
-from anyflow_rt.benchmarks.kernels.steps import Step
+from anyflow_rt.benchmarks.kernels.steps import work_step
 from anyflow_rt.errors import EngineError, ParityError, UsageError
 from anyflow_rt.kernels.launch import Launch
 from anyflow_rt.kernels.video_shapes import Case
@@ -94,10 +94,9 @@ def timings(cases: list[tuple[str, Case]], gpu: Gpu, rounds: int) -> Iterator[Ti
             raise ParityError(
                 f"{op}: {case.name} is off by {parity.error:.2e} (allowed {parity.allowed:.2e}); no times"
             )
-        work = work_of(launch)
-        floor = Step(op, "", work.once, work.matrix_operations, work.operations).floor(gpu)
+        floor = work_step(case.name, op, work_of(launch)).floor(gpu)
         yield Timing(op, case.name, "ours", _seconds(launch.run, rounds), floor, parity)
-        for name, call in _peers(op, arguments).items():
+        for name, call in _peers(launch, arguments).items():
             yield Timing(op, case.name, name, _seconds(call, rounds), floor, None)
 
 
@@ -117,9 +116,9 @@ def _seconds(call: Callable[[], object], rounds: int) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _peers(op: str, arguments: dict[str, Any]) -> dict[str, Callable[[], object]]:
+def _peers(launch: Launch, arguments: dict[str, Any]) -> dict[str, Callable[[], object]]:
     """Attention of PyTorch, and of flash-attn where it is installed and can do the same."""
-    if op != "attention" or arguments.get("chunks"):
+    if "output" not in launch.tensors or arguments.get("chunks"):
         return {}
     query, key, value = (arguments[name] for name in ("query", "key", "value"))
     bias = arguments.get("key_bias")

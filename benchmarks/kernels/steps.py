@@ -15,35 +15,38 @@ import torch
 from anyflow_rt.benchmarks.kernels.gpus import Gpu
 from anyflow_rt.kernels.cases import cases_of
 from anyflow_rt.kernels.video_shapes import VideoShape
-from anyflow_rt.kernels.work import work_of
+from anyflow_rt.kernels.work import Work, work_of
 
 KINDS = ("matmul", "attention", "elementwise")
 
 
 @dataclass(frozen=True)
 class Step:
-    """``count`` launches, each of ``bytes``, ``matrix_operations`` and float32 ``operations``."""
+    """``count`` launches, each of ``bytes`` and of the operations of ``Work``: 16-bit matrix, 8-bit matrix, others."""
 
     name: str
     kind: str
     bytes: int
     matrix_operations: int = 0
     operations: int = 0
+    int8_operations: int = 0
     count: int = 1
 
     def floor(self, gpu: Gpu) -> float:
         """Seconds of all its launches that no kernel on ``gpu`` can undercut."""
-        times = self.bytes / gpu.bandwidth, self.matrix_operations / gpu.bf16, self.operations / gpu.float32
-        return self.count * max(times)
+        return self.count * max(self._times(gpu).values())
 
     def limit(self, gpu: Gpu) -> str:
         """What the floor comes from."""
-        times = {
+        times = self._times(gpu)
+        return max(times, key=lambda name: times[name])
+
+    def _times(self, gpu: Gpu) -> dict[str, float]:
+        return {
             "memory": self.bytes / gpu.bandwidth,
-            "matrix units": self.matrix_operations / gpu.bf16,
+            "matrix units": self.matrix_operations / gpu.bf16 + self.int8_operations / gpu.int8,
             "float32 units": self.operations / gpu.float32,
         }
-        return max(times, key=lambda name: times[name])
 
 
 def linear(name: str, rows: int, inputs: int, outputs: int, count: int = 1) -> Step:
@@ -55,9 +58,13 @@ def linear(name: str, rows: int, inputs: int, outputs: int, count: int = 1) -> S
 def op_step(shape: VideoShape, op: str, case: str, count: int = 1) -> Step:
     """A kernel of ours at ``shape``. It may be planned for any target: what it must move is the same."""
     found = next(each for each in cases_of(op, torch.bfloat16) if each.name == f"{shape.name} {case}")
-    work = work_of(found.plan(**found.arguments, target=89))
     kind = "attention" if op == "attention" else "elementwise"
-    return Step(f"{op}: {case}", kind, work.once, work.matrix_operations, work.operations, count)
+    return work_step(f"{op}: {case}", kind, work_of(found.plan(**found.arguments, target=89)), count)
+
+
+def work_step(name: str, kind: str, work: Work, count: int = 1) -> Step:
+    """A launch with this work."""
+    return Step(name, kind, work.once, work.matrix_operations, work.operations, work.int8_operations, count)
 
 
 def block_steps(shape: VideoShape) -> list[Step]:

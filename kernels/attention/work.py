@@ -29,7 +29,8 @@ def work(launch: Launch) -> Work:
         keys("key", key),
         keys("value", value),
     ]
-    if "query_scale" in tensors:
+    rounded = "query_scale" in tensors
+    if rounded:
         own = stored_bytes(tensors["query_scale"])
         blocks = 4 * programs * cdiv(key_length, sizes["KEYS"])
         streams.append(Stream("query_scale", own, own))
@@ -43,7 +44,8 @@ def work(launch: Launch) -> Work:
     return Work(
         tuple(streams),
         query.numel(),
-        matrix_operations=4 * scores * head_dim,
+        matrix_operations=(2 if rounded else 4) * scores * head_dim,
+        int8_operations=(2 if rounded else 0) * scores * head_dim,
         operations=8 * scores,
         trips=(whole_blocks, cdiv(key_length, sizes["KEYS"]) - whole_blocks),
     )
