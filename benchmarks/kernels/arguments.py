@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 HELP = "kernels: what they take of a GPU, what they could reach at best, and, on a GPU, what they reach"
+ROUNDS = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,4 +24,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --static: Triton kernels of yours beside ours; benchmarks/kernels/yardstick.py says what it defines",
     )
     parser.add_argument("--cache", metavar="DIR", help="where compiled kernels are kept and found again")
-    parser.add_argument("--rounds", type=int, default=50, help="timed launches of each op on a GPU (default 50)")
+    # No default: the flag is the sweep's too, whose parser sets what this one leaves open.
+    parser.add_argument("--rounds", type=int, help=f"timed launches of each op on a GPU (default {ROUNDS})")

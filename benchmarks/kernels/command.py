@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from anyflow_rt.benchmarks.kernels.arguments import ROUNDS
 from anyflow_rt.errors import UsageError
 
 Say = Callable[[str], None]
@@ -88,7 +89,7 @@ def _measured(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
     say(ceiling_line(gpu))
     cases = [(op, case) for op in ops_of(options.op) for case in cases_of(op) if re.search(options.case, case.name)]
     found = []
-    for timing in timings(cases, gpu, options.rounds):
+    for timing in timings(cases, gpu, ROUNDS if options.rounds is None else options.rounds):
         say(str(timing))
         found.append({"gpu": gpu.name, "target": f"sm_{gpu.target}", **timing.to_dict()})
     return found
