@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from anyflow_rt.benchmarks.kernels.gpus import Gpu, gpu_called
-from anyflow_rt.benchmarks.kernels.parity import Parity, parity_of
+from anyflow_rt.benchmarks.kernels.parity import Parity, parity_of, with_numbers
 from anyflow_rt.benchmarks.kernels.steps import work_step
 from anyflow_rt.errors import EngineError, ParityError, UsageError
 from anyflow_rt.kernels.launch import Launch
@@ -86,7 +85,9 @@ def timings(cases: list[tuple[str, Case]], gpu: Gpu, rounds: int) -> Iterator[Ti
     if rounds < FEWEST_ROUNDS:
         raise UsageError(f"--rounds is {rounds}; give at least {FEWEST_ROUNDS}")
     for op, case in cases:
-        arguments = {name: _on_gpu(value, seed) for seed, (name, value) in enumerate(case.arguments.items())}
+        arguments = {
+            name: with_numbers(value, seed, "cuda") for seed, (name, value) in enumerate(case.arguments.items())
+        }
         launch: Launch = case.plan(**arguments)
         launch.run()
         parity = parity_of(op, launch, arguments)
@@ -134,15 +135,3 @@ def _peers(launch: Launch, arguments: dict[str, Any]) -> dict[str, Callable[[], 
         swapped = [x.transpose(1, 2) for x in (query, key, value)]
         peers["flash-attn"] = lambda: flash_attn_func(*swapped)
     return peers
-
-
-def _on_gpu(value: Any, seed: int) -> Any:
-    """The same arguments with random numbers in place of tensors without storage; strides are kept."""
-    if isinstance(value, Tensor):
-        generator = torch.Generator("cuda").manual_seed(seed)
-        made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
-        return made.normal_(generator=generator)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = {part.name: _on_gpu(getattr(value, part.name), seed) for part in dataclasses.fields(value)}
-        return dataclasses.replace(value, **parts)
-    return value
