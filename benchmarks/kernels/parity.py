@@ -43,7 +43,7 @@ def with_numbers(value: Any, seed: int, device: str) -> Any:
 
 def parity_of(op: str, launch: Launch, arguments: dict[str, Any]) -> Parity:
     """Of a launch that has run, planned from ``arguments``."""
-    found_of_all = []
+    outputs: list[Parity] = []
     rounded = "query_scale" in launch.tensors
     for found, expected in _PAIRS[op](launch, arguments):
         difference, whole = found.float() - expected.float(), expected.float()
@@ -51,8 +51,8 @@ def parity_of(op: str, launch: Launch, arguments: dict[str, Any]) -> Parity:
             each = Parity(float(difference.square().mean().sqrt() / whole.square().mean().sqrt()), ERROR)
         else:
             each = Parity(float(difference.abs().max() / whole.abs().max()), ALLOWED[found.dtype])
-        found_of_all.append(each)
-    return max(found_of_all, key=lambda parity: parity.error / parity.allowed)
+        outputs.append(each)
+    return max(outputs, key=lambda parity: parity.error / parity.allowed)
 
 
 Pairs = list[tuple[Tensor, Tensor]]
