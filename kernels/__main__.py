@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,16 @@ from typing import Any
 
 from anyflow_rt.errors import AnyflowError
 
-TABLE_FIGURES = ("registers", "stack_bytes", "spills", "shared_bytes", "tensor_core", "accesses")
+TABLE_FIGURES = (
+    "registers",
+    "stack_bytes",
+    "spills",
+    "shared_bytes",
+    "tensor_core",
+    "accesses",
+    "moved_over_minimum",
+    "moved_over_source",
+)
 """What the committed table holds of each kernel; the rest follows from these or is of no use in a comparison."""
 
 
@@ -31,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         for line in _compiled(options.target, options.op, options.case, options.out):
             print(json.dumps(line), flush=True)
             figures = {name: line[name] for name in TABLE_FIGURES}
-            table.setdefault(f"{line['op']}: {line['case']}", {})[line["target"]] = figures
+            table.setdefault(f"{line['op']}: {line['config']}", {})[line["target"]] = figures
     except AnyflowError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -45,17 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _compiled(target: str, op: str, pattern: str, out: Path | None) -> Iterator[dict[str, Any]]:
-    from anyflow_rt.kernels.aot import TARGETS, compile_launch, targets_of
-    from anyflow_rt.kernels.cases import OPS, cases_of
-    from anyflow_rt.kernels.resources import resources_of
+    from anyflow_rt.kernels.figures import selected_figures
 
-    targets = TARGETS if target == "all" else targets_of(target)
-    for wanted in OPS if op == "all" else op.split(","):
-        for case in cases_of(wanted):
-            for number in targets if re.search(pattern, case.name) else ():
-                kernel = compile_launch(case.plan(**case.arguments, target=number), number, out)
-                figures = dataclasses.asdict(resources_of(kernel))
-                yield {"op": wanted, "case": case.name, "target": f"sm_{number}", "file": kernel.stem, **figures}
+    for figures in selected_figures(target, op, pattern, out):
+        yield figures.to_dict()
 
 
 if __name__ == "__main__":

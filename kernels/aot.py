@@ -105,11 +105,14 @@ def load_kernel(path: Path) -> CompiledKernel:
     return CompiledKernel(**values, cubin=cubin, ptx=ptx.decode())
 
 
-def compile_launch(launch: Launch, target: int, cache: Path | None = None) -> CompiledKernel:
+def compile_launch(
+    launch: Launch, target: int, cache: Path | None = None, *, embeddable: bool = True
+) -> CompiledKernel:
     """``launch`` for ``target``, from ``cache`` if it is there, and put there if it is not.
 
     Raises UsageError for a target that is not in ``TARGETS``; EngineError if kernels are interpreted, if the compiled
     kernel needs memory that a launch does not give it, or if its entry takes other arguments than the launch passes.
+    Neither is asked of a kernel that is only looked at (not ``embeddable``).
     """
     if target not in PTX_VERSIONS:
         accepted = ", ".join(f"sm_{known}" for known in TARGETS)
@@ -141,13 +144,15 @@ def compile_launch(launch: Launch, target: int, cache: Path | None = None) -> Co
         gpu = triton.backends.compiler.GPUTarget("cuda", target, 32)
         compiled = triton.compile(source, target=gpu, options=options)
     made = compiled.metadata
-    if made.global_scratch_size or made.profile_scratch_size or made.num_ctas != 1 or made.tensordesc_meta:
+    needs_more = made.global_scratch_size or made.profile_scratch_size or made.num_ctas != 1 or made.tensordesc_meta
+    if embeddable and needs_more:
         raise EngineError(
             f"{function.__name__} for sm_{target} needs scratch memory ({made.global_scratch_size} bytes), clusters "
             f"({made.num_ctas}) or tensor descriptors; accepted: none of them"
         )
     parameters = tuple(Parameter(name, kind) for name, kind in types.items())
-    check_entry(compiled.asm["ptx"], made.name, parameters)
+    if embeddable:
+        check_entry(compiled.asm["ptx"], made.name, parameters)
     kernel = CompiledKernel(
         op=launch.kernel.op,
         name=made.name,

@@ -24,7 +24,9 @@ def round_to(x, dtype: tl.constexpr):
 
 @triton.jit
 def dot(a, b, accumulator):
-    """accumulator + a b, float32; products of float32 are not shortened to tf32."""
+    """accumulator + a b, float32, or int32 of int8; products of float32 are not shortened to tf32."""
+    if a.dtype == tl.int8:
+        return tl.dot(a, b, accumulator, out_dtype=tl.int32)
     if BY_HAND:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), accumulator, input_precision="ieee")
     return tl.dot(a, b, accumulator, input_precision="ieee")

@@ -14,7 +14,7 @@ REPORT = Path("bench-report")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags and the parts ``diff`` and ``budget``."""
+    """Declare the flags and the parts ``diff``, ``budget`` and ``kernels``."""
     parser.add_argument("--bundle", type=not_empty, metavar="DIR", help="(default: the shapes checkpoint's)")
     parser.add_argument("--steps", type=step_counts, help="step counts (default 1,2,4,8,16,32)", metavar="N,N,...")
     parser.add_argument(
@@ -52,15 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_parts(parser: argparse.ArgumentParser) -> None:
     from anyflow_rt.benchmarks.budget import arguments as budget
+    from anyflow_rt.benchmarks.kernels import arguments as kernels
 
-    parts = parser.add_subparsers(dest="part", metavar="{diff,budget}")
+    parts = parser.add_subparsers(dest="part", metavar="{diff,budget,kernels}")
     diff = parts.add_parser("diff", help="compare two results; exit code 1 where the second is worse")
     diff.add_argument("before", type=not_empty, metavar="A.json")
     diff.add_argument("after", type=not_empty, metavar="B.json")
     budgets = parts.add_parser("budget", help=budget.HELP, description=budget.HELP)
     budget.add_arguments(budgets)
+    kernel_part = parts.add_parser("kernels", help=kernels.HELP, description=kernels.HELP)
+    kernels.add_arguments(kernel_part)
     known = {action.dest for action in parser._actions}
-    for part in (diff, budgets):
+    for part in (diff, budgets, kernel_part):
         part.add_argument("--json", action="store_true", help="one line of JSON on stdout")
         part.add_argument("--debug", action="store_true", help="show tracebacks of errors")
         for action in part._actions:
@@ -72,12 +75,16 @@ def _add_parts(parser: argparse.ArgumentParser) -> None:
 PASSED_ON = ("steps", "seeds", "compare", "rounds", "jump_videos", "mean_velocity", "engine", "precision", "resume")
 
 
-def execute(options: argparse.Namespace) -> dict[str, Any]:
+def execute(options: argparse.Namespace) -> dict[str, Any] | list[dict[str, Any]]:
     """Run the part asked for, report on stderr, and return the values of ``--json``."""
     if options.part == "diff":
         return _diff(options)
     if options.part == "budget":
         return _budget(options)
+    if options.part == "kernels":
+        from anyflow_rt.benchmarks.kernels import command
+
+        return command.execute(options, say)
     if options.source is not None or options.series:
         return _redraw(options)
     return _sweep(options)

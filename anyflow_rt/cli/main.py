@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             # Whatever a library prints must not get between a program and its one line.
             with contextlib.redirect_stdout(sys.stderr):
-                answer: dict[str, Any] = VERBS[options.verb].execute(options)
+                answer: dict[str, Any] | list[Any] = VERBS[options.verb].execute(options)
             print(json.dumps(answer, separators=(",", ":"), allow_nan=False), flush=True)
         else:
             answer = VERBS[options.verb].execute(options)
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(options, f"out of memory ({error}); make fewer or smaller videos at once", FAILED)
     except Exception as error:  # noqa: BLE001 - the last resort: one line for a person, the traceback with --debug
         return _fail(options, f"{type(error).__name__}: {error} (a defect of anyflow-rt; --debug shows where)", FAILED)
-    return int(answer.get("exit_code", 0))
+    return int(answer.get("exit_code", 0)) if isinstance(answer, dict) else 0
 
 
 def entry() -> NoReturn:

@@ -158,7 +158,8 @@ def plan_adaptive_norm(
         check_choice("dtype", dtype, FLOATS)
     wanted = dtype or (residual.dtype if branch is None else branch.dtype)
     shape, device = tuple(residual.shape), residual.device
-    config = configuration(target_of(residual) if target is None else target, width, tokens)
+    number = target_of(residual) if target is None else target
+    config = configuration(number, width, tokens, branch is not None)
     return Launch(
         ADAPTIVE_NORM,
         {

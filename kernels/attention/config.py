@@ -8,7 +8,10 @@ memory (99 KB on sm_86, 89 and 120, 163 KB on sm_80, 227 KB on sm_90 and 100).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from anyflow_rt.kernels.launch import INTERPRETER, power_of_two
 
@@ -72,3 +75,12 @@ def split_head(head_dim: int) -> tuple[int, int]:
     main = whole // 2
     tail = max(MINIMUM_DOT, power_of_two(head_dim - main)) if head_dim > main >= MINIMUM_DOT else 0
     return (main, tail) if tail and main + tail < whole else (whole, 0)
+
+
+def stride_unit(*tensors: Tensor) -> int:
+    """The most elements, up to 16 bytes of the smallest type, that divide every stride but those of the last axes.
+
+    Kernels take strides divided by it and multiply them again, so that the compiler knows how far rows are aligned.
+    """
+    strides = (stride for tensor in tensors for stride in tensor.stride()[:-1])
+    return math.gcd(16 // min(tensor.element_size() for tensor in tensors), *strides)

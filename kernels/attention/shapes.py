@@ -1,10 +1,14 @@
-"""The launches that matter: self-attention, cross-attention to a prompt, and a causal chunk over its cached prefix."""
+"""The launches that matter: to the video itself, to a prompt, of a causal chunk over its prefix, with 8-bit scores."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from anyflow_rt.kernels.attention.int8 import plan_attention_int8
 from anyflow_rt.kernels.attention.triton import plan_attention
+from anyflow_rt.kernels.launch import Launch
 from anyflow_rt.kernels.video_shapes import VIDEO_SHAPES, Case, VideoShape, described
 
 CAUSAL_CHUNK_FRAMES = 3
@@ -31,4 +35,18 @@ def _cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
         Case(f"{shape.name} self-attention", plan_attention, own),
         Case(f"{shape.name} cross-attention", plan_attention, cross),
         Case(f"{shape.name} chunk-causal", plan_attention, causal),
+        Case(f"{shape.name} int8 keys", _int8_keys, own),
+        Case(f"{shape.name} int8 self-attention", _int8_attention, own),
     ]
+
+
+def _int8_keys(**arguments: Any) -> Launch:
+    return plan_attention_int8(**arguments)[1]
+
+
+def _int8_attention(**arguments: Any) -> Launch:
+    """The last of its launches; on tensors with storage the others have run."""
+    *before, last = plan_attention_int8(**arguments)
+    for launch in before if arguments["query"].device.type != "meta" else ():
+        launch.run()
+    return last

@@ -9,7 +9,8 @@ block of keys, if it is not full, is done apart, so that the loop has no masks.
 
 ``key_bias`` (B, Lk) float32 is added to every score of a key: the prompt's collapsed padding. ``chunks`` makes it
 causal from chunk to chunk, by loop bounds (``blocks``). Head sizes are covered by two powers of two
-(``config.split_head``). The output lies as the next projection reads it.
+(``config.split_head``). The output lies as the next projection reads it. Queries and keys may be int8 with scales
+(``int8``): their products are exact, and the scales are applied to the sums.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from torch import Tensor
 from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels import launch as launching
 from anyflow_rt.kernels.attention.blocks import block_table
-from anyflow_rt.kernels.attention.config import configuration, split_head
+from anyflow_rt.kernels.attention.config import configuration, split_head, stride_unit
 from anyflow_rt.kernels.checks import FLOATS, check_address, check_dtype, check_shape, check_tensor
+from anyflow_rt.kernels.grid import cdiv
 from anyflow_rt.kernels.launch import Kernel, Launch, target_of
 from anyflow_rt.kernels.numerics import dot, round_to
 from anyflow_rt.kernels.package import tl, triton
@@ -68,6 +70,8 @@ def _attend(
     total,
     main,
     tail,
+    query_scale,
+    key_scale,
     SCALE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     MAIN: tl.constexpr,
@@ -81,12 +85,16 @@ def _attend(
     for start in tl.range(begin, end, KEYS, num_stages=STAGES):
         left = end - start
         key_block = key + key_stride.to(tl.int64) * start
-        scores = tl.zeros((query_main.shape[0], KEYS), tl.float32)
+        scores = tl.zeros((query_main.shape[0], KEYS), tl.float32 if query_scale is None else tl.int32)
         scores = dot(query_main, tl.trans(_rows(key_block, key_stride, step, left, 0, MAIN, HEAD_DIM, MASKED)), scores)
         if TAIL > 0:
             keys_tail = _rows(key_block, key_stride, step, left, MAIN, TAIL, HEAD_DIM, MASKED)
             scores = dot(query_tail, tl.trans(keys_tail), scores)
-        scores = scores * (SCALE * LOG2_E)
+        if query_scale is None:
+            scores = scores * (SCALE * LOG2_E)
+        else:
+            factor = query_scale * (SCALE * LOG2_E * tl.load(key_scale + start // KEYS))
+            scores = scores.to(tl.float32) * factor[:, None]
         if key_bias is not None:
             scores += LOG2_E * tl.load(key_bias + start + step, mask=step < left, other=0.0)[None, :]
         if MASKED:
@@ -126,6 +134,8 @@ def _attention_kernel(
     key,
     value,
     key_bias,
+    query_scale,
+    key_scale,
     blocks,
     output,
     query_length,
@@ -168,6 +178,10 @@ def _attention_kernel(
 
     row = tl.arange(0, QUERIES)
     rows = query_end - first
+    if query_scale is not None:
+        query_scale += (batch * HEADS + head) * query_length + first
+        query_scale = tl.load(query_scale + row, mask=row < rows, other=0.0)
+        key_scale += (batch * HEADS + head) * tl.cdiv(key_length, KEYS)
     query_main = _rows(query, query_row * UNIT, row, rows, 0, MAIN, HEAD_DIM, True)
     largest = tl.full((QUERIES,), LOWEST, tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
@@ -182,11 +196,11 @@ def _attention_kernel(
     full = key_end // KEYS * KEYS
     largest, total, main, tail = _attend(
         query_main, query_tail, key, value, key_bias, key_row * UNIT, value_row * UNIT, 0, full,
-        largest, total, main, tail, SCALE, HEAD_DIM, MAIN, TAIL, KEYS, False, STAGES,
+        largest, total, main, tail, query_scale, key_scale, SCALE, HEAD_DIM, MAIN, TAIL, KEYS, False, STAGES,
     )  # fmt: skip
     largest, total, main, tail = _attend(
         query_main, query_tail, key, value, key_bias, key_row * UNIT, value_row * UNIT, full, key_end,
-        largest, total, main, tail, SCALE, HEAD_DIM, MAIN, TAIL, KEYS, True, 1,
+        largest, total, main, tail, query_scale, key_scale, SCALE, HEAD_DIM, MAIN, TAIL, KEYS, True, 1,
     )  # fmt: skip
 
     share = (1 / total)[:, None]
@@ -235,21 +249,28 @@ def plan_attention(
     *,
     chunks: Sequence[int] | None = None,
     scale: float | None = None,
+    scales: tuple[Tensor, Tensor] | None = None,
     target: int | None = None,
 ) -> Launch:
-    """The launch of ``attention``, output allocated. ``target`` is that of the tensors' device unless given."""
-    _check_heads("query", query, ("B", "heads", "Lq", "d"), FLOATS)
+    """The launch of ``attention``, output allocated. ``target`` is that of the tensors' device unless given.
+
+    ``scales``: of queries and keys that are int8, as ``quantise`` makes them for this target's blocks of keys.
+    """
+    check_heads("query", query, ("B", "heads", "Lq", "d"), FLOATS if scales is None else (torch.int8,))
     batch, heads, query_length, head_dim = query.shape
     if not 0 < head_dim <= MAXIMUM_HEAD_DIM:
         raise EngineError(f"query has head size {head_dim}; accepted: 1 to {MAXIMUM_HEAD_DIM}")
-    _check_heads("key", key, (batch, heads, "Lk", head_dim), (query.dtype,))
+    check_heads("key", key, (batch, heads, "Lk", head_dim), (query.dtype,))
     key_length = key.shape[2]
-    _check_heads("value", value, (batch, heads, key_length, head_dim), (query.dtype,))
+    check_heads("value", value, (batch, heads, key_length, head_dim), FLOATS if scales else (query.dtype,))
     if key_bias is not None:
         check_tensor("key_bias", key_bias, (batch, key_length), (torch.float32,))
     if chunks is not None:
         _check_chunks(chunks, query_length, key_length)
-    config = configuration(target_of(query) if target is None else target, head_dim, query.element_size())
+    config = configuration(target_of(query) if target is None else target, head_dim, value.element_size())
+    if scales is not None:
+        check_tensor("scales[0]", scales[0], (batch, heads, query_length), (torch.float32,))
+        check_tensor("scales[1]", scales[1], (batch, heads, cdiv(key_length, config.keys)), (torch.float32,))
     table = None
     if chunks is not None:
         table = block_table(tuple(chunks), key_length - query_length, config.queries, query.device)
@@ -260,14 +281,16 @@ def plan_attention(
         for name, tensor in tensors.items()
         for number, axis in enumerate(("batch", "head", "row"))
     }
-    unit = math.gcd(16 // query.element_size(), *strides.values())
+    unit = stride_unit(query, key, value)
     return Launch(
         ATTENTION if table is None else CHUNKED_ATTENTION,
         {
             **tensors,
             "key_bias": key_bias,
+            "query_scale": None if scales is None else scales[0],
+            "key_scale": None if scales is None else scales[1],
             "blocks": table,
-            "output": launching.allocate((batch, query_length, heads * head_dim), query.dtype, query.device),
+            "output": launching.allocate((batch, query_length, heads * head_dim), value.dtype, query.device),
             "query_length": query_length,
             "key_length": key_length,
             **{name: stride // unit for name, stride in strides.items()},
@@ -289,7 +312,8 @@ def plan_attention(
     )
 
 
-def _check_heads(name: str, tensor: Tensor, shape: Sequence[int | str], dtypes: Sequence[torch.dtype]) -> None:
+def check_heads(name: str, tensor: Tensor, shape: Sequence[int | str], dtypes: Sequence[torch.dtype]) -> None:
+    """Raise EngineError unless ``tensor`` fits and a head's features are neighbours."""
     check_dtype(name, tensor, dtypes)
     check_shape(name, tensor, shape)
     check_address(name, tensor)

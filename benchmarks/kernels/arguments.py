@@ -1,0 +1,28 @@
+"""The flags of ``anyflow-rt bench kernels``; light, since every command line is parsed with them."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "kernels: what they take of a GPU, what they could reach at best, and, on a GPU, what they reach"
+ROUNDS = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--static", action="store_true", help="compile, and count in the machine code; needs no GPU")
+    parts.add_argument("--roofline", action="store_true", help="floors of every op and of a jump; needs no GPU")
+    parser.add_argument("--target", default="all", metavar="sm_XX", help="targets by comma (default: all)")
+    parser.add_argument("--op", default="all", metavar="NAME", help="ops by comma (default: all)")
+    parser.add_argument(
+        "--case", default="B ", metavar="REGEX", help="cases whose name holds it (default: 1.3B and 14B)"
+    )
+    parser.add_argument(
+        "--yardstick",
+        metavar="FILE.py",
+        help="with --static: Triton kernels of yours beside ours; benchmarks/kernels/yardstick.py says what it defines",
+    )
+    parser.add_argument("--cache", metavar="DIR", help="where compiled kernels are kept and found again")
+    # No default: the flag is the sweep's too, whose parser sets what this one leaves open.
+    parser.add_argument("--rounds", type=int, help=f"timed launches of each op on a GPU (default {ROUNDS})")
