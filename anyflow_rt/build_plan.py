@@ -15,10 +15,9 @@ from anyflow_rt.engines.checkpoint import Checkpoint, load_checkpoint
 from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
 from anyflow_rt.engines.manifest import CheckpointRecord, Defaults, Manifest, bundle_id
 from anyflow_rt.engines.paths import check_path
+from anyflow_rt.engines.targets import CPU, parse_targets
 from anyflow_rt.errors import BundleError, UsageError
 
-TARGETS = ("cpu",)
-PLANNED_TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "sm_121")
 OUTSIDE_THE_CACHE = (
     "set XDG_CACHE_HOME to another directory, or choose the place with  anyflow-rt build --out DIR  and use it with  "
     "anyflow-rt run --bundle DIR"
@@ -51,12 +50,9 @@ class BuildOptions:
         check_path("the checkpoint", self.checkpoint, "give a directory or a hub id (owner/name)")
         if self.out is not None:
             check_path("out", self.out, "give the directory of the bundle, or leave it out for the user's cache")
-        for target in self.targets:
-            if target in PLANNED_TARGETS:
-                raise UsageError(f"target {target!r} is not supported by this version yet; it builds for {TARGETS[0]}")
-            if target not in TARGETS:
-                known = ", ".join((*TARGETS, *PLANNED_TARGETS))
-                raise UsageError(f"unknown target {target!r}; the targets are {known}")
+        for target in parse_targets(self.targets):
+            if target != CPU:
+                raise UsageError(f"target {target!r} is not supported by this version yet; it builds for {CPU}")
         for name in ("engine", "precision"):
             # Parity is checked on an engine, also where none is compiled for the bundle.
             if self.onnx_only and not self.check_parity and getattr(self, name) is not None:
