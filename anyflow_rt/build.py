@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
-from anyflow_rt.build_plan import BuildOptions, WantedEngine, estimate, plan_build
+from anyflow_rt.build_plan import BuildOptions, WantedEngine, engine_bytes, estimate, plan_build
 from anyflow_rt.components import Components
 from anyflow_rt.engines import locations
 from anyflow_rt.engines.builders import BuildSource, builder_for, require_builder_packages
@@ -73,9 +73,10 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
         elsewhere=plan.elsewhere,
     ) as writer:
         missing = [name for name in COMPONENT_NAMES if not writer.has_component(name)]
+        wanted = [each for each in plan.wanted if not writer.has_engine(*each.key)]
         if missing:
             require_packages("exporting a checkpoint's graphs")
-            writer.require_space(estimate(checkpoint).disk)
+        writer.require_space((estimate(checkpoint).disk if missing else 0) + engine_bytes(checkpoint, wanted))
         settled = plan.existing is not None and plan.existing.defaults == defaults
         changed = bool(missing) or not writer.has_tokenizer or not settled
         if not writer.has_tokenizer:
@@ -85,7 +86,6 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
         for name in missing:
             report(f"exporting {name} ({len(exported) + 1} of {len(missing)})")
             exported[name] = _export(writer, checkpoint, name)
-        wanted = [each for each in plan.wanted if not writer.has_engine(*each.key)]
         for each in wanted:
             report(f"compiling for {each}")
             _make_engine(writer, checkpoint, each, report)

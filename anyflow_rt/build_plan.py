@@ -112,7 +112,7 @@ class BuildPlan:
 @dataclass(frozen=True)
 class Preview:
     """What a build would do. components, engines: those it would make. settings: whether tokenizer or default size
-    would change. estimate: of the components; what engines take is little beside it."""
+    would change. estimate: of all components, and the disk of the engines."""
 
     path: Path
     components: tuple[str, ...]
@@ -154,12 +154,14 @@ def preview(options: BuildOptions) -> Preview:
     plan = plan_build(options)
     wanted = bundle_id(plan.record.sha256, EXPORT_VERSION)
     found = survey(plan.path, wanted, force=plan.force, elsewhere=plan.elsewhere)
+    engines = [each for each in plan.wanted if each.key not in found.engines]
+    whole = estimate(plan.checkpoint)
     return Preview(
         path=plan.path,
         components=tuple(name for name in COMPONENT_NAMES if name not in found.components),
-        engines=tuple(str(each) for each in plan.wanted if each.key not in found.engines),
+        engines=tuple(str(each) for each in engines),
         settings=found.tokenizer is None or plan.existing is None or plan.defaults != plan.existing.defaults,
-        estimate=estimate(plan.checkpoint),
+        estimate=replace(whole, disk=whole.disk + engine_bytes(plan.checkpoint, engines)),
     )
 
 
@@ -178,6 +180,12 @@ def estimate(checkpoint: Checkpoint) -> Estimate:
     memory = max(float32.values()) + (3 << 29)
     layers = checkpoint.architecture.transformer.num_layers + checkpoint.architecture.text_encoder.num_layers
     return Estimate(parameters, disk, memory, 45 + 2.0 * layers + disk / 100e6)
+
+
+def engine_bytes(checkpoint: Checkpoint, engines: Sequence[WantedEngine]) -> int:
+    """Disk that engines take beside the components: a GPU's hold all weights again, those of a CPU hold none."""
+    parameters = sum(parameter_estimate(checkpoint.architecture).values())
+    return sum(parameters * (4 if each.precision == "fp32" else 2) for each in engines if each.target != CPU)
 
 
 def _engines(options: BuildOptions) -> tuple[str, str, tuple[WantedEngine, ...]]:

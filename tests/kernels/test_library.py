@@ -118,7 +118,7 @@ def test_a_model_compiles_whole_and_gives_the_same() -> None:
 
 
 def test_a_model_exports_to_nodes_of_our_domain() -> None:
-    model = Jump().to(DEVICE)
+    model = Jump().to(DEVICE).eval()
     program = torch.onnx.export(
         model, jump_inputs(), dynamo=True, verbose=False, custom_translation_table=translation_table()
     )
@@ -184,6 +184,28 @@ def test_refusals_reach_the_caller(
     changed = [change[index](value) if index in change else value for index, value in enumerate(arguments)]
     with pytest.raises(EngineError, match=message):
         OPERATORS[name](*changed, **named)
+
+
+@pytest.mark.parametrize(("name", "index"), CALLS)
+def test_no_tensor_may_be_misaligned_or_of_a_strange_type(name: str, index: int, memory: Memory) -> None:
+    """Whichever it is: the error comes before a launch, and says what is wrong with it."""
+    arguments, named = samples(memory.tensor)[name][index]
+    given = {**dict(enumerate(arguments)), **named}
+    for place, value in given.items():
+        if not isinstance(value, Tensor):
+            continue
+        bytes_off = value.element_size()
+        shifted = value.new_zeros(value.numel() + 1)[1:].view(value.shape)
+        changes = (
+            (value.double(), "is float64; accepted: "),
+            (shifted, f"begins {bytes_off} bytes past a multiple of"),
+        )
+        for change, message in changes:
+            changed = {**given, place: change}
+            with pytest.raises(EngineError, match=message):
+                OPERATORS[name](
+                    *(changed[number] for number in range(len(arguments))), **{key: changed[key] for key in named}
+                )
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="tensors of two devices; under the interpreter there is one")
