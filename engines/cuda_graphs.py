@@ -57,6 +57,7 @@ class ShapeGraphs:
             self._function(**inputs)
         torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may be loading the decoder: what they ask of the driver must not end this capture.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             output = self._function(**inputs)
         return _Captured(graph, inputs, output)

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anyflow_rt.engines.engine import Engine, TensorSpec
-from anyflow_rt.engines.targets import capability
 from anyflow_rt.errors import EngineError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -67,18 +66,16 @@ class TritonEngine(Engine):
             self._load_denoiser()
 
     def _load_denoiser(self) -> None:
-        import torch
-
         from anyflow_rt.engines.cuda_graphs import ShapeGraphs
         from anyflow_rt.engines.triton_modules import TritonDenoiser
 
         self._module = TritonDenoiser(self._module, os.environ.get(ATTENTION_VARIABLE, "triton"))
         if self._device.type != "cuda":
             return
+        from anyflow_rt.kernels.launch import target_of
         from anyflow_rt.kernels.packed import KernelPack
 
-        major, minor = torch.cuda.get_device_capability(self._device)
-        self._pack = KernelPack(self.model_path.parent / KERNELS, capability(f"sm_{major}{minor}"))
+        self._pack = KernelPack(self.model_path.parent / KERNELS, target_of(self._module.patch_weight))
         self._pack.install()
         self._graphs = ShapeGraphs(self._module, self._device)
 

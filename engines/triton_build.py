@@ -18,20 +18,15 @@ from typing import TYPE_CHECKING
 
 from anyflow_rt.engines.builders import Builder, BuildSource, Report
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.export import COMPONENT_NAMES
 from anyflow_rt.engines.geometry import PAD_KEYS, latent_size, token_grid
 from anyflow_rt.engines.targets import capability
 
 if TYPE_CHECKING:
     from anyflow_rt.kernels.launch import Launch
 
-RUN_COMPONENTS = (
-    "text_encoder",
-    "conditioner",
-    "time_embedder",
-    "denoiser",
-    "vae_decoder_first",
-    "vae_decoder_next",
-)
+RUN_COMPONENTS = tuple(name for name in COMPONENT_NAMES if not name.startswith("vae_encoder"))
+"""Nothing that a verb runs encodes video yet."""
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 """Those of ``kernels.aot``; a test compares them, since that one needs Triton."""
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from anyflow_rt.engines.export import transformer
 from anyflow_rt.kernels.attention.implementations import attention_by_name
-from anyflow_rt.kernels.library import OPERATORS, packed_value
+from anyflow_rt.kernels.checks import ALIGNMENT
+from anyflow_rt.kernels.library import OPERATORS
+from anyflow_rt.kernels.qk_norm_rope.triton import packed_value
 
 ONCE_LAUNCHES = {"adaptive_norm": 1, "flow_map_update": 1}
 BLOCK_LAUNCHES = {"qk_norm_rope": 1, "query_norm": 1, "attention": 2, "join_norm": 3}
@@ -56,7 +58,7 @@ class TritonDenoiser(nn.Module):
         norms = [*tables[1:], (head_modulation[:, :, None], self.scale_shift_table)]
         y = OPERATORS["adaptive_norm"](x, *tables[0], 0, 1, eps=self.eps)
         for index, block in enumerate(self.blocks):
-            cross = (cross_key[index], cross_value[index], context_bias)
+            cross = (_aligned(cross_key[index]), _aligned(cross_value[index]), context_bias)
             x, y = block(x, y, modulation, norms[index], cross, (rope_cos, rope_sin))
         return OPERATORS["flow_map_update"](self.head(y).flatten(1, 2), latents, interval)
 
@@ -109,12 +111,17 @@ class TritonBlock(nn.Module):
         query, key = OPERATORS["qk_norm_rope"](
             packed, layer.query_gain, layer.key_gain, *rope, layer.heads, "halves", layer.eps
         )
-        return layer.out(self.attend(query, key, packed_value(packed, layer.heads), None))
+        return layer.out(self.attend(query, key, _aligned(packed_value(packed, layer.heads)), None))
 
     def _cross_attention(self, y: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         layer = self.cross
         query = OPERATORS["query_norm"](layer.query(y), layer.query_gain, layer.heads, layer.eps)
         return layer.out(self.attend(query, key, value, bias))
+
+
+def _aligned(part: Tensor) -> Tensor:
+    """``part`` as kernels want it: copied where it begins at an odd place, as it may where widths are odd."""
+    return part.clone() if part.storage_offset() * part.element_size() % ALIGNMENT else part
 
 
 def expected_launches(layers: int, cross_attn_norm: bool) -> dict[str, int]:

@@ -5,7 +5,7 @@
     | adaptive_norm      | adaptive_norm   | y: a norm without a branch before it                        |
     | join               | adaptive_norm   | x': residual and branch, not normalised                     |
     | join_norm          | adaptive_norm   | x' and y                                                    |
-    | qk_norm_rope       | qk_norm_rope    | query, key; the value is a view of ``packed``, so no output |
+    | qk_norm_rope       | qk_norm_rope    | query, key; the value stays in ``packed``: ``packed_value`` |
     | query_norm         | qk_norm_rope    | query                                                       |
     | attention          | attention       | (B, Lq, heads * d)                                          |
 
@@ -187,11 +187,6 @@ def attention(
 ) -> Tensor:
     """(B, Lq, heads * d)."""
     return run_attention(query, key, value, key_bias, chunks=chunks, scale=scale)
-
-
-def packed_value(packed: Tensor, heads: int) -> Tensor:
-    """The value (B, heads, L, d) of a packed projection (B, L, 3 * heads * d): a view of it."""
-    return packed.unflatten(-1, (3, heads, -1))[:, :, 2].transpose(1, 2)
 
 
 def _gate(modulation: Tensor | None, table: Tensor | None, row: int) -> Gate | None:

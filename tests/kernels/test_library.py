@@ -16,9 +16,10 @@ from anyflow_rt.errors import EngineError, MissingPackageError, UsageError
 from anyflow_rt.kernels import launch
 from anyflow_rt.kernels.attention.implementations import IMPLEMENTATIONS, attention_by_name
 from anyflow_rt.kernels.attention.reference import attention_reference
-from anyflow_rt.kernels.library import OPERATORS, packed_value
+from anyflow_rt.kernels.library import OPERATORS
 from anyflow_rt.kernels.onnx_nodes import translation_table
 from anyflow_rt.kernels.package import INTERPRETED
+from anyflow_rt.kernels.qk_norm_rope.triton import packed_value
 
 BATCH, FRAMES, ROWS, COLUMNS, CHANNELS, HEADS, DIM = 1, 2, 1, 3, 4, 2, 8
 TOKENS, WIDTH, LENGTH = ROWS * COLUMNS, HEADS * DIM, FRAMES * ROWS * COLUMNS

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.kernels import DEVICE
 from support.packed import PackedCheckpoint, Question, packed_checkpoint, question
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anyflow_rt.engines.engine import Engine, bfloat16_to_float32
+from anyflow_rt.engines.engine import Engine
 from anyflow_rt.engines.registry import open_engine
-from anyflow_rt.engines.triton_modules import expected_launches
+from anyflow_rt.engines.torch_pack import load_graph, read_packed
+from anyflow_rt.engines.triton_modules import TritonDenoiser, expected_launches
 from anyflow_rt.errors import EngineError, UsageError
 from anyflow_rt.kernels.package import INTERPRETED
 
@@ -99,8 +101,11 @@ def test_launches_are_those_of_the_plan(configuration: str, monkeypatch: pytest.
 
     monkeypatch.setattr(launch.Launch, "run", counted)
     asked = question(packed, 1, (2, 1, 2))
-    with open_engine("triton", packed.component("denoiser", "fp32"), precision="fp32") as engine, Calls() as calls:
-        engine.infer(**asked.arrays)
+    path, device = packed.component("denoiser", "fp32"), torch.device(DEVICE)
+    denoiser = TritonDenoiser(load_graph(read_packed(path), path, device).module)
+    inputs = {name: torch.tensor(array, device=device) for name, array in asked.arrays.items()}
+    with torch.inference_mode(), Calls() as calls:
+        denoiser(**inputs)
     planned = expected_launches(config.num_layers, config.cross_attn_norm)
     assert calls.ours == planned
     norms = sum(planned.get(name, 0) for name in ("adaptive_norm", "join", "join_norm"))
@@ -202,12 +207,13 @@ def test_what_passes_between_components_keeps_its_type(small: PackedCheckpoint, 
         keys = conditioner.infer(**inputs)
     with open_engine("triton", small.component("conditioner", "fp32"), precision="fp32") as conditioner:
         wanted = conditioner.infer(**inputs)
-    assert keys["cross_key"].dtype == np.uint16 and keys["context_bias"].dtype == np.float32
-    assert distance(bfloat16_to_float32(keys["cross_key"]), wanted["cross_key"]) < TOLERANCE["bf16"]
+    assert keys["context_bias"].dtype == np.float32
+    given = torch.as_tensor(keys["cross_key"]).view(torch.bfloat16).float().cpu().numpy()
+    assert distance(given, wanted["cross_key"]) < TOLERANCE["bf16"]
     with open_engine("triton", small.component("denoiser", "bf16"), **options) as denoiser:
         assert denoiser.inputs["cross_value"].dtype == np.uint16
         found = denoiser.infer(**{**asked.arrays, **keys})["z_r"]
-        tensor = torch.tensor(keys["cross_key"]).view(torch.bfloat16)
+        tensor = torch.as_tensor(keys["cross_key"]).view(torch.bfloat16)
         again = denoiser.infer(**{**asked.arrays, **keys, "cross_key": tensor})["z_r"]
     np.testing.assert_array_equal(found, again)
 
