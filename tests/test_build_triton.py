@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from support.bundles import RandomBundle, random_bundle
 
+from anyflow_rt.build import build
 from anyflow_rt.build_plan import BuildOptions, plan_build, preview
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.gpu import present_target
+from anyflow_rt.engines.onnx_signature import read_signature
+from anyflow_rt.engines.torch_pack import read_packed, signature
 from anyflow_rt.engines.triton_build import RUN_COMPONENTS, TARGETS
-from anyflow_rt.errors import UsageError
+from anyflow_rt.errors import MissingPackageError, UsageError
 from anyflow_rt.runtime import Runtime
 
 pytest.importorskip("triton")
@@ -76,6 +79,23 @@ def test_weights_kernels_and_metadata_are_in_the_manifest(built: tuple[RandomBun
         assert each["target"] == 89 and each["grid"] and each["parameters"]
         assert path.with_suffix(".cubin").read_bytes().startswith(b"\x7fELF")
     assert all(path.stat().st_mode & 0o044 for path in folder.rglob("*")), "as readable as the bundle"
+
+
+def test_signatures_are_those_of_the_graphs(built: tuple[RandomBundle, dict[str, Any]]) -> None:
+    bundle = Bundle.open(built[0].path)
+    (record,) = bundle.manifest.engines
+    for name in RUN_COMPONENTS:
+        found = signature(read_packed(bundle.engine_path(record, name)).without_storage())
+        wanted = read_signature(bundle.component_path(name))
+        assert [list(ports.items()) for ports in found] == [list(ports.items()) for ports in wanted], name
+
+
+def test_without_triton_the_pip_line_is_named(
+    built: tuple[RandomBundle, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(MissingPackageError, match=r"'triton', .* pip install 'anyflow-rt\[triton\]'"):
+        build(options(built[0], targets=("sm_90",), engine="triton"))
 
 
 def test_the_kernels_are_those_that_a_jump_launches(built: tuple[RandomBundle, dict[str, Any]]) -> None:
