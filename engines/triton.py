@@ -25,6 +25,9 @@ from anyflow_rt.errors import EngineError, MissingPackageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from anyflow_rt.engines.cuda_graphs import ShapeGraphs
+    from anyflow_rt.kernels.packed import KernelPack
+
 ATTENTION_VARIABLE = "ANYFLOW_RT_ATTENTION"
 """Environment variable that names the attention of a video's tokens: ``triton`` (default), ``sdpa``, ``flash-attn``."""
 
@@ -61,23 +64,25 @@ class TritonEngine(Engine):
         self._dtype = DTYPES[precision]
         self._graph = load_graph(self._packed, self.model_path, self._device)
         self._module = self._graph.module
-        self._pack = self._graphs = None
+        self._pack: KernelPack | None = None
+        self._graphs: ShapeGraphs | None = None
         if self._packed.component == "denoiser":
             self._load_denoiser()
 
     def _load_denoiser(self) -> None:
-        from anyflow_rt.engines.cuda_graphs import ShapeGraphs
         from anyflow_rt.engines.triton_modules import TritonDenoiser
 
-        self._module = TritonDenoiser(self._module, os.environ.get(ATTENTION_VARIABLE, "triton"))
+        module = TritonDenoiser(self._module, os.environ.get(ATTENTION_VARIABLE, "triton"))
+        self._module = module
         if self._device.type != "cuda":
             return
+        from anyflow_rt.engines.cuda_graphs import ShapeGraphs
         from anyflow_rt.kernels.launch import target_of
         from anyflow_rt.kernels.packed import KernelPack
 
-        self._pack = KernelPack(self.model_path.parent / KERNELS, target_of(self._module.patch_weight))
+        self._pack = KernelPack(self.model_path.parent / KERNELS, target_of(module.patch_weight))
         self._pack.install()
-        self._graphs = ShapeGraphs(self._module, self._device)
+        self._graphs = ShapeGraphs(module, self._device)
 
     def _describe(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
         from anyflow_rt.engines.torch_pack import signature

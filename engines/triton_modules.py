@@ -29,9 +29,10 @@ BLOCK_LAUNCHES = {"qk_norm_rope": 1, "query_norm": 1, "attention": 2, "join_norm
 class TritonDenoiser(nn.Module):
     """One jump, as ``transformer.Denoiser``, whose weights it takes over; the matrices' type is the compute type."""
 
-    def __init__(self, denoiser: transformer.Denoiser, attention: str = "triton") -> None:
+    def __init__(self, denoiser: nn.Module, attention: str = "triton") -> None:
         """``attention``: a name of ``kernels.attention.implementations``; raises what those raise."""
         super().__init__()
+        assert isinstance(denoiser, transformer.Denoiser)
         self.dtype = denoiser.head.weight.dtype
         self.patch, self.eps = denoiser.patch, denoiser.eps
         self.patch_weight = nn.Parameter(denoiser.patch_weight.flatten(1).to(self.dtype), requires_grad=False)
@@ -73,8 +74,9 @@ class TritonDenoiser(nn.Module):
 class TritonBlock(nn.Module):
     """One transformer block between two joins: takes and gives (residual, normalised activations)."""
 
-    def __init__(self, block: transformer.Block, attention: str) -> None:
+    def __init__(self, block: nn.Module, attention: str) -> None:
         super().__init__()
+        assert isinstance(block, transformer.Block)
         self.eps = block.eps
         self.scale_shift_table = nn.Parameter(block.scale_shift_table[0], requires_grad=False)
         self.own, self.cross = block.self_attention, block.cross_attention

@@ -53,17 +53,19 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
 def _translation(node: Any, schema: Any) -> Callable[..., Any]:
     """A function of the operator's own arguments that writes ``node``."""
     empty = inspect.Parameter.empty
-    signature = inspect.Signature(
+    parameters = [
         inspect.Parameter(
             argument.name,
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             default=argument.default_value if argument.has_default_value() else empty,
         )
         for argument in schema.arguments
-    )
+    ]
+    signature = inspect.Signature(parameters)
     tensors = [argument.name for argument in schema.arguments if _is_tensor(argument)]
 
-    def translate(*arguments, **named):  # type: ignore[no-untyped-def]
+    # Without annotations: the exporter would read them, and take ours for those of each argument.
+    def translate(*arguments, **named):
         bound = signature.bind(*arguments, **named)
         bound.apply_defaults()
         inputs = [bound.arguments.pop(name) for name in tensors]

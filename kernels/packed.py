@@ -18,8 +18,6 @@ from anyflow_rt.kernels.driver import LoadedKernel
 from anyflow_rt.kernels.entry import HIDDEN
 from anyflow_rt.kernels.launch import LAUNCHERS, Argument, Launch
 
-_NUMBERS = {"i32": ctypes.c_int32, "fp32": ctypes.c_float}
-
 
 class KernelPack:
     """The compiled kernels of ``folder`` for one target, where launches look first from ``install`` to ``remove``."""
@@ -66,6 +64,9 @@ def entry_arguments(kernel: CompiledKernel, arguments: Mapping[str, Argument]) -
         value = arguments[parameter.name]
         if isinstance(value, Tensor):
             values.append(ctypes.c_uint64(value.data_ptr()))
+        elif isinstance(value, int):
+            values.append(ctypes.c_int32(value))
         else:
-            values.append(_NUMBERS[parameter.type](value))
+            assert value is not None, f"{parameter.name} was compiled away"
+            values.append(ctypes.c_float(value))
     return values + [ctypes.c_uint64(0) for _ in range(HIDDEN)]

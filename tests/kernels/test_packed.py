@@ -9,6 +9,8 @@ import pytest
 import torch
 from support.kernels import DEVICE, Memory, assert_close, tensors
 
+from anyflow_rt.engines import triton_build
+from anyflow_rt.kernels import aot
 from anyflow_rt.kernels.aot import CompiledKernel, compile_launch, launch_key
 from anyflow_rt.kernels.entry import Parameter
 from anyflow_rt.kernels.flow_map_update.reference import flow_map_update_reference
@@ -47,6 +49,10 @@ def described(launch: Launch, target: int) -> CompiledKernel:
         cubin=b"\x7fELF",
         ptx="",
     )
+
+
+def test_the_builders_targets_are_those_of_the_kernels() -> None:
+    assert tuple(f"sm_{target}" for target in aot.TARGETS) == triton_build.TARGETS
 
 
 def test_launches_are_recorded_and_nothing_runs(memory: Memory) -> None:
