@@ -11,14 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
-from anyflow_rt.build_plan import BuildOptions, estimate, plan_build
+from anyflow_rt.build_plan import BuildOptions, WantedEngine, engine_bytes, estimate, plan_build
 from anyflow_rt.components import Components
 from anyflow_rt.engines import locations
+from anyflow_rt.engines.builders import BuildSource, builder_for, require_builder_packages
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.bundle_writer import BundleWriter
 from anyflow_rt.engines.checkpoint import Checkpoint
 from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.targets import CPU
 from anyflow_rt.errors import BundleError, MissingPackageError, OutputError
 from anyflow_rt.parity import Parity
 from anyflow_rt.sampling.calibration import read_calibration, write_calibration
@@ -56,6 +58,9 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
     """
     start = time.perf_counter()
     plan = plan_build(options)
+    for each in plan.wanted:
+        if each.target != CPU:
+            require_builder_packages(each.engine, each.target)
     checkpoint, engine, precision, defaults = plan.checkpoint, plan.engine, plan.precision, plan.defaults
     with BundleWriter(
         plan.path,
@@ -68,9 +73,10 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
         elsewhere=plan.elsewhere,
     ) as writer:
         missing = [name for name in COMPONENT_NAMES if not writer.has_component(name)]
+        wanted = [each for each in plan.wanted if not writer.has_engine(*each.key)]
         if missing:
             require_packages("exporting a checkpoint's graphs")
-            writer.require_space(estimate(checkpoint).disk)
+        writer.require_space((estimate(checkpoint).disk if missing else 0) + engine_bytes(checkpoint, wanted))
         settled = plan.existing is not None and plan.existing.defaults == defaults
         changed = bool(missing) or not writer.has_tokenizer or not settled
         if not writer.has_tokenizer:
@@ -80,21 +86,20 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
         for name in missing:
             report(f"exporting {name} ({len(exported) + 1} of {len(missing)})")
             exported[name] = _export(writer, checkpoint, name)
-        wanted = [] if options.onnx_only else [p for p in (precision,) if not writer.has_engine("cpu", engine, p)]
         for each in wanted:
-            report(f"compiling for cpu: {engine} {each}")
-            with writer.engine("cpu", engine, each, packages={}):
-                _compile(writer.draft(), engine, each)
+            report(f"compiling for {each}")
+            _make_engine(writer, checkpoint, each, report)
         changed = changed or bool(wanted)
+        compiled_here = any(each.target == CPU for each in wanted)
         parity: tuple[Parity, ...] = ()
         size, small = _tried_size(defaults.size), checkpoint.weight_bytes < SMALL and not options.onnx_only
-        if _wants(options.check_parity, small and bool(exported or wanted)):
+        if _wants(options.check_parity, small and bool(exported or compiled_here)):
             parity = _check_parity(checkpoint, writer.draft(), engine, precision, size, report)
         bundle = writer.commit() if changed else Bundle.open(writer.path)
     _bring_calibration(checkpoint, bundle, report)
-    if _wants(options.calibrate, small and bool(wanted)):
+    if _wants(options.calibrate, small and compiled_here):
         _calibrate(bundle, engine, precision, size, report)
-    compiled = tuple(f"cpu {engine} {each}" for each in wanted)
+    compiled = tuple(str(each) for each in wanted)
     return BuildReport(bundle.path, bundle.id, changed, exported, compiled, parity, time.perf_counter() - start)
 
 
@@ -122,6 +127,19 @@ def _export(writer: BundleWriter, checkpoint: Checkpoint, name: str) -> float:
         export_component(name, checkpoint.architecture, weights, folder / f"{name}.onnx")
     gc.collect()
     return time.perf_counter() - start
+
+
+def _make_engine(writer: BundleWriter, checkpoint: Checkpoint, wanted: WantedEngine, report: Report) -> None:
+    """One engine into the bundle: files for a GPU; for a CPU none, it is only tried."""
+    target, engine, precision, profile = wanted.key
+    packages: dict[str, str] = {}
+    with writer.engine(target, engine, precision, packages, profile) as folder:
+        if target == CPU:
+            _compile(writer.draft(), engine, precision)
+        else:
+            source = BuildSource(checkpoint, writer.draft())
+            packages |= builder_for(engine, target).build(source, target, precision, folder, report)
+    gc.collect()
 
 
 def _compile(bundle: Bundle, engine: str, precision: str) -> None:

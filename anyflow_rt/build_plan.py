@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anyflow_rt.defaults import default_video
-from anyflow_rt.engines import geometry, locations, registry
+from anyflow_rt.engines import builders, geometry, locations, registry
 from anyflow_rt.engines.architecture import parameter_estimate
 from anyflow_rt.engines.bundle import read_manifest
 from anyflow_rt.engines.bundle_survey import GIVE_OUT, survey
@@ -15,10 +15,9 @@ from anyflow_rt.engines.checkpoint import Checkpoint, load_checkpoint
 from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
 from anyflow_rt.engines.manifest import CheckpointRecord, Defaults, Manifest, bundle_id
 from anyflow_rt.engines.paths import check_path
+from anyflow_rt.engines.targets import CPU, parse_targets
 from anyflow_rt.errors import BundleError, UsageError
 
-TARGETS = ("cpu",)
-PLANNED_TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "sm_121")
 OUTSIDE_THE_CACHE = (
     "set XDG_CACHE_HOME to another directory, or choose the place with  anyflow-rt build --out DIR  and use it with  "
     "anyflow-rt run --bundle DIR"
@@ -51,12 +50,7 @@ class BuildOptions:
         check_path("the checkpoint", self.checkpoint, "give a directory or a hub id (owner/name)")
         if self.out is not None:
             check_path("out", self.out, "give the directory of the bundle, or leave it out for the user's cache")
-        for target in self.targets:
-            if target in PLANNED_TARGETS:
-                raise UsageError(f"target {target!r} is not supported by this version yet; it builds for {TARGETS[0]}")
-            if target not in TARGETS:
-                known = ", ".join((*TARGETS, *PLANNED_TARGETS))
-                raise UsageError(f"unknown target {target!r}; the targets are {known}")
+        parse_targets(self.targets)
         for name in ("engine", "precision"):
             # Parity is checked on an engine, also where none is compiled for the bundle.
             if self.onnx_only and not self.check_parity and getattr(self, name) is not None:
@@ -64,6 +58,24 @@ class BuildOptions:
                     f"{name} {getattr(self, name)!r} contradicts onnx_only (--onnx-only), which compiles for none; "
                     "leave one of them out"
                 )
+
+
+@dataclass(frozen=True)
+class WantedEngine:
+    """One engine to be made. ``profile``: the sizes it takes, as the manifest says it."""
+
+    target: str
+    engine: str
+    precision: str
+    profile: str = "dynamic"
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """As in the manifest."""
+        return self.target, self.engine, self.precision, self.profile
+
+    def __str__(self) -> str:
+        return f"{self.target} {self.engine} {self.precision}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,7 @@ class Estimate:
 class BuildPlan:
     """A build before it begins: its options, resolved.
 
+    engine, precision: of the CPU, on which parity is checked. wanted: what is to be made, unless it is there.
     existing: the manifest of the same checkpoint's bundle, where it is there and may be kept. force: whether what is
     there may be replaced. elsewhere: how to give another place, for messages.
     """
@@ -89,6 +102,7 @@ class BuildPlan:
     record: CheckpointRecord
     engine: str
     precision: str
+    wanted: tuple[WantedEngine, ...]
     existing: Manifest | None
     defaults: Defaults
     force: bool
@@ -98,7 +112,7 @@ class BuildPlan:
 @dataclass(frozen=True)
 class Preview:
     """What a build would do. components, engines: those it would make. settings: whether tokenizer or default size
-    would change. estimate: of the components; what engines take is little beside it."""
+    would change. estimate: of all components, and the disk of the engines."""
 
     path: Path
     components: tuple[str, ...]
@@ -115,7 +129,7 @@ class Preview:
 def plan_build(options: BuildOptions) -> BuildPlan:
     """Resolve ``options``. Raises UsageError or CheckpointError for what no build can do."""
     checkpoint = load_checkpoint(options.checkpoint, revision=options.revision)
-    engine, precision = _engine(options)
+    engine, precision, wanted = _engines(options)
     # A directory by its full path: the messages that say how to build the bundle again name it, wherever they appear.
     name = checkpoint.id if checkpoint.revision is not None else str(checkpoint.path)
     record = CheckpointRecord(name, checkpoint.revision, checkpoint.content_hash())
@@ -126,6 +140,7 @@ def plan_build(options: BuildOptions) -> BuildPlan:
         record=record,
         engine=engine,
         precision=precision,
+        wanted=wanted,
         existing=existing,
         defaults=_defaults(options, checkpoint, existing),
         # Without --out the place is this package's own cache: a bundle of what the checkpoint was before is no loss.
@@ -139,13 +154,14 @@ def preview(options: BuildOptions) -> Preview:
     plan = plan_build(options)
     wanted = bundle_id(plan.record.sha256, EXPORT_VERSION)
     found = survey(plan.path, wanted, force=plan.force, elsewhere=plan.elsewhere)
-    compiled = options.onnx_only or ("cpu", plan.engine, plan.precision, "dynamic") in found.engines
+    engines = [each for each in plan.wanted if each.key not in found.engines]
+    whole = estimate(plan.checkpoint)
     return Preview(
         path=plan.path,
         components=tuple(name for name in COMPONENT_NAMES if name not in found.components),
-        engines=() if compiled else (f"cpu {plan.engine} {plan.precision}",),
+        engines=tuple(str(each) for each in engines),
         settings=found.tokenizer is None or plan.existing is None or plan.defaults != plan.existing.defaults,
-        estimate=estimate(plan.checkpoint),
+        estimate=replace(whole, disk=whole.disk + engine_bytes(plan.checkpoint, engines)),
     )
 
 
@@ -166,12 +182,38 @@ def estimate(checkpoint: Checkpoint) -> Estimate:
     return Estimate(parameters, disk, memory, 45 + 2.0 * layers + disk / 100e6)
 
 
-def _engine(options: BuildOptions) -> tuple[str, str]:
-    engine = registry.default_engine() if options.engine is None else options.engine
-    registry.check_engine_name(engine)
-    precision = registry.default_precision(engine)[0] if options.precision is None else options.precision
+def engine_bytes(checkpoint: Checkpoint, engines: Sequence[WantedEngine]) -> int:
+    """Disk that engines take beside the components: a GPU's hold all weights again, those of a CPU hold none."""
+    parameters = sum(parameter_estimate(checkpoint.architecture).values())
+    return sum(parameters * (4 if each.precision == "fp32" else 2) for each in engines if each.target != CPU)
+
+
+def _engines(options: BuildOptions) -> tuple[str, str, tuple[WantedEngine, ...]]:
+    """Engine and precision of the CPU, and every engine to be made.
+
+    An engine that is asked for is made for the targets of its kind, CPU or GPU; the other targets get their usual one.
+    """
+    targets = parse_targets(options.targets)
+    asked = options.engine
+    for_gpu = asked in builders.GPU_ENGINES
+    if asked is not None and not for_gpu:
+        registry.check_engine_name(asked)
+    if asked is not None and not any((target != CPU) == for_gpu for target in targets):
+        kind = "a GPU: give --target sm_89, say" if for_gpu else "a CPU: give --target cpu"
+        raise UsageError(f"the {asked} engine is for {kind}; the targets are {', '.join(targets)}")
+    engine = registry.default_engine() if asked is None or for_gpu else asked
+    usual = registry.default_precision(engine)[0]
+    precision = usual if options.precision is None or CPU not in targets else options.precision
     registry.check_precision(engine, precision)
-    return engine, precision
+    wanted = []
+    for target in targets:
+        if target == CPU:
+            wanted.append(WantedEngine(target, engine, precision))
+            continue
+        name = asked if asked is not None and for_gpu else builders.default_builder(target)
+        builder = builders.builder_for(name, target, options.precision)
+        wanted.append(WantedEngine(target, name, options.precision or builder.precisions[0]))
+    return engine, precision, () if options.onnx_only else tuple(wanted)
 
 
 def _existing(options: BuildOptions, wanted_id: str) -> Manifest | None:

@@ -11,6 +11,7 @@ from anyflow_rt.engines import registry
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.engine import Engine
 from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.manifest import EngineRecord
 from anyflow_rt.errors import UsageError
 from anyflow_rt.usual_shapes import usual_shapes
 
@@ -36,6 +37,7 @@ class Components:
     specialize: the size of the videos that engines are made for and run quickest at; each that meets another shape
     becomes two. None: they are made for any size. single_use: for a process that makes one video. Only one stage's
     engines are open at a time, which takes a fifth off the peak memory and costs no time that could be measured.
+    record: the manifest's engine whose files are opened; None: the graphs are.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class Components:
         *,
         specialize: VideoSize | None = None,
         single_use: bool = False,
+        record: EngineRecord | None = None,
     ) -> None:
         self.seconds_waited = 0.0
         self._closed = False
         self._single_use = single_use
         self._bundle, self._engine, self._precision, self._cache_dir = bundle, engine, precision, cache_dir
+        self._record = record
         self._shapes = {} if specialize is None else usual_shapes(bundle.architecture, specialize)
         self._pool = ThreadPoolExecutor(_OPENERS, thread_name_prefix="anyflow-open")
         self._futures: dict[str, Future[Engine]] = {}
@@ -101,7 +105,9 @@ class Components:
             self._futures[name] = self._pool.submit(
                 registry.open_engine,
                 self._engine,
-                self._bundle.component_path(name),
+                self._bundle.component_path(name)
+                if self._record is None
+                else self._bundle.engine_path(self._record, name),
                 precision="fp32" if name == "time_embedder" else self._precision,
                 cache_dir=self._cache_dir,
                 compute_type=COMPUTE_TYPE_PORTS,

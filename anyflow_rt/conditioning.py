@@ -45,7 +45,9 @@ def condition(
     bias = geometry.pad_bias(max_sequence_length, length, batch)
     out = conditioner.infer(prompt_embeds=embeds, pad_bias=bias)
     if num_videos > 1:
-        axes = {"cross_key": 1, "cross_value": 1, "context_bias": 0}
-        out = {name: np.repeat(out[name], num_videos, axis=axis) for name, axis in axes.items()}
+        # By index, which arrays of numpy and tensors of torch both understand.
+        rows = np.repeat(np.arange(batch), num_videos)
+        keys = {name: out[name][:, rows] for name in ("cross_key", "cross_value")}
+        out = {**keys, "context_bias": out["context_bias"][rows]}
     done = time.perf_counter()
     return Conditioning(**out), ConditioningSeconds(text_done - start, done - text_done)

@@ -27,12 +27,12 @@ def load(bundle: str | Path | None = None, *, engine: str | None = None, precisi
     """Open a bundle that ``anyflow-rt build`` made, ready to generate.
 
     bundle: its directory; None (default) is that of the shipped shapes checkpoint, built on first use. engine:
-    ``openvino`` or ``onnxruntime``; None (default) is the fastest here. precision: ``fp32`` or ``bf16``; None
-    (default) is bf16 where the engine and the processor have it.
+    ``openvino``, ``onnxruntime`` or, of a bundle built for this machine's GPU, ``triton``; None (default) is the
+    fastest here. precision: ``fp32`` or ``bf16``; None (default) is bf16 where engine and processor have it.
 
     Raises UsageError for a bundle that is no path and for an engine or precision of no known name, BundleError for a
     bundle that is missing, damaged or of another schema, MissingPackageError for an engine that is not installed,
-    EngineError for a precision this processor does not have; all say what to do.
+    EngineError for a precision this processor does not have or a GPU that is not there; all say what to do.
     """
     runtime = open_runtime(bundle, engine=engine, precision=precision)
     try:

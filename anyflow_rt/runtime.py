@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from anyflow_rt.choice import choose
 from anyflow_rt.components import Components
-from anyflow_rt.engines import geometry, locations, registry
+from anyflow_rt.engines import geometry, locations
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
@@ -48,8 +49,8 @@ logger = logging.getLogger(__name__)
 class Runtime:
     """A bundle on one engine. Made by ``anyflow_rt.load``; use it as a context manager, or call ``close``.
 
-    Where none is asked for, the engine is the fastest that this machine has for a CPU, whatever the bundle was built
-    for: every bundle holds the ONNX graphs, and each machine compiles them for itself.
+    Where none is asked for, the engine is one that the bundle has for this machine's GPU, else the fastest that this
+    machine has for a CPU: every bundle holds the ONNX graphs, and each machine compiles them for itself.
 
     One call at a time: the engines are shared between calls.
     """
@@ -69,7 +70,8 @@ class Runtime:
         single_use: one call is all there will be, so each engine is closed once it is done with.
 
         Raises UsageError for an engine or precision of no known name, MissingPackageError for an engine that is not
-        installed, BundleError for a bundle of another version.
+        installed, BundleError for a bundle of another version or without the engine that is asked for, EngineError for
+        a GPU's engine without a GPU.
         """
         if bundle.manifest.export_version != EXPORT_VERSION:
             raise BundleError(
@@ -78,13 +80,10 @@ class Runtime:
                 f"{rebuild_command(bundle.path, force=True)}"
             )
         self.bundle = bundle
-        self.engine = registry.default_engine() if engine is None else engine
-        registry.check_engine_name(self.engine)
-        usual, note = registry.default_precision(self.engine)
-        if precision is None and note is not None:
-            logger.warning("%s", note)
-        self.precision = usual if precision is None else precision
-        registry.check_precision(self.engine, self.precision)
+        chosen = choose(bundle, engine, precision)
+        if chosen.note is not None:
+            logger.warning("%s", chosen.note)
+        self.engine, self.precision = chosen.engine, chosen.precision
         self._components = Components(
             bundle,
             self.engine,
@@ -92,6 +91,7 @@ class Runtime:
             locations.compiled_cache(bundle.id),
             specialize=(bundle.defaults.size if specialize else None) if isinstance(specialize, bool) else specialize,
             single_use=single_use,
+            record=chosen.record,
         )
         self.latencies = Latencies(bundle.id, self.engine)
         tokenizer = PromptTokenizer(bundle.tokenizer_path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from anyflow_rt.decoding import latents_per_call
+from anyflow_rt.engines import registry
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.geometry import VideoSize, latent_size, token_grid
 from anyflow_rt.engines.vae_cache import decoder_caches
@@ -31,10 +32,11 @@ def working_memory(
     architecture: Architecture, size: VideoSize, videos: int, *, engine: str, precision: str, output: str
 ) -> int:
     """Bytes at the peak of a run of ``videos`` videos. output: ``frames`` keeps them, ``latents`` makes none, ``file``
-    passes them on."""
+    passes them on. What an engine on a GPU takes there is not counted."""
     latent = latent_size(architecture, size)
     state = videos * latent.frames * latent.channels * latent.height * latent.width * FLOAT32
-    peak = _denoiser(architecture, size, videos, engine, precision)
+    on_gpu = registry.for_gpu(engine)
+    peak = 0 if on_gpu else _denoiser(architecture, size, videos, engine, precision)
     kept = 0
     if output != "latents":
         per_call = latents_per_call(videos, latent.height, latent.width)
@@ -43,7 +45,8 @@ def working_memory(
         # Kept frames are held twice: in pieces, and put together.
         kept = frame * (2 * size.num_frames if output == "frames" else min(pieces, size.num_frames))
         positions = videos * latent.height * latent.width
-        peak = max(peak, positions * _decoder_elements(architecture, per_call) * COMPUTE_BYTES[precision])
+        if not on_gpu:
+            peak = max(peak, positions * _decoder_elements(architecture, per_call) * COMPUTE_BYTES[precision])
     return STATES * state + peak + kept
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle_files import content_fault, size_fault
-from anyflow_rt.engines.manifest import MANIFEST_NAME, ComponentRecord, Defaults, Manifest
+from anyflow_rt.engines.manifest import MANIFEST_NAME, ComponentRecord, Defaults, EngineRecord, Manifest
 from anyflow_rt.engines.mend import build_command, rebuild_command
 from anyflow_rt.engines.paths import check_path
 from anyflow_rt.errors import BundleError
@@ -75,6 +75,21 @@ class Bundle:
         """sha256 (hex) over the hashes of a component's files: equal where graph and weights are."""
         hashes = "".join(file.sha256 for file in self._component(name).files)
         return hashlib.sha256(hashes.encode()).hexdigest()
+
+    def engine_path(self, record: EngineRecord, component: str) -> Path:
+        """The file that ``record``'s engine opens for a component: the one that is called after it.
+
+        Raises BundleError where the engine has none.
+        """
+        for file in record.files:
+            path = self.path / file.path
+            if path.stem == component:
+                return path
+        raise BundleError(
+            f"the bundle {self.path} has no {component} for {record.target} {record.engine} {record.precision}; "
+            f"build it again with  {rebuild_command(self.path, force=True)} --target {record.target} "
+            f"--engine {record.engine}"
+        )
 
     def verify(self) -> None:
         """Read every file and compare its hash. Raises BundleError that names each file that differs."""

@@ -154,7 +154,8 @@ class BundleWriter:
     def engine(
         self, target: str, engine: str, precision: str, packages: Mapping[str, str], profile: str = "dynamic"
     ) -> Iterator[Path]:
-        """An empty directory; the files written there, if any, become the engine's. ``packages``: what they need."""
+        """An empty directory; the files written there, if any, become the engine's. ``packages``: what they need, as it
+        is when the block ends."""
         start = time.perf_counter()
         name, parent = f"{engine}-{precision}-{profile}", self._root / "engines" / target
         with self._scratch(name) as scratch:
@@ -250,12 +251,15 @@ class BundleWriter:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _take(self, scratch: Path, folder: Path) -> tuple[FileRecord, ...]:
-        """Move the files below ``scratch`` to ``folder`` and describe them."""
+        """Move the files below ``scratch`` to ``folder`` and describe them. Whoever may read the bundle may read them,
+        also those that were written through a temporary file, which is its owner's alone."""
         with self._writing():
             records = []
+            readers = scratch.stat().st_mode & 0o444
             for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
                 final = folder / path.relative_to(scratch)
                 final.parent.mkdir(parents=True, exist_ok=True)
+                path.chmod(path.stat().st_mode | readers)
                 path.replace(final)
                 records.append(record_file(self._root, final))
             return tuple(records)

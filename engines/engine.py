@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -128,6 +129,19 @@ class Engine(ABC):
     ) -> None:
         self.close()
 
+    def _in_compute_type(self, name: str) -> bool:
+        """Whether ``options.compute_type`` names this input or output."""
+        return any(fnmatch(name, pattern) for pattern in self.options.compute_type)
+
+    def _is_retyped(self, name: str, spec: TensorSpec) -> bool:
+        """Whether an input or output of the graph is taken and given as bfloat16 in place of float32."""
+        return self.options.precision == "bf16" and spec.dtype == np.float32 and self._in_compute_type(name)
+
+    def _retyped(self, specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+        """The graph's ``specs``, those that are retyped with bfloat16 as its bits."""
+        bits = np.dtype(np.uint16)
+        return {n: replace(spec, dtype=bits) if self._is_retyped(n, spec) else spec for n, spec in specs.items()}
+
     @property
     def _label(self) -> str:
         return f"{self.name} engine of {self.model_path.name}"
@@ -149,6 +163,7 @@ class Engine(ABC):
         if not hasattr(array, "dtype") or not hasattr(array, "shape"):
             raise EngineError(f"{where} is a {type(array).__name__}; an array of {spec} is needed")
         dtype = str(array.dtype).removeprefix("torch.")
+        dtype = "uint16" if dtype == "bfloat16" else dtype  # its bits, as a TensorSpec says them
         if dtype != spec.dtype.name:
             raise EngineError(f"{where} is {dtype}; {spec.dtype.name} is needed")
         shape = tuple(array.shape)

@@ -13,12 +13,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from anyflow_rt.engines.engine import Engine, TensorSpec
 from anyflow_rt.engines.onnx_signature import read_signature
@@ -29,7 +25,6 @@ from anyflow_rt.engines.symbols import Shape, resolve
 from anyflow_rt.errors import EngineError
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
-_BFLOAT16 = np.dtype(np.uint16)
 
 
 class OpenVinoEngine(Engine):
@@ -42,7 +37,8 @@ class OpenVinoEngine(Engine):
         if self.options.precision == "bf16" and not processor_has_bf16():
             raise EngineError("this processor has no bf16 instructions; use --precision fp32")
         self._plain_signature = read_signature(self.model_path)
-        self._signature = self._retyped(*self._plain_signature)
+        inputs, outputs = self._plain_signature
+        self._signature = self._retyped(inputs), self._retyped(outputs)
         self._usual: dict[str, Shape] = {}
         if self.options.usual_shapes:
             try:
@@ -114,20 +110,6 @@ class OpenVinoEngine(Engine):
                 }
             )
         return model
-
-    def _retyped(
-        self, inputs: dict[str, TensorSpec], outputs: dict[str, TensorSpec]
-    ) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
-        """The graph's signature, with bfloat16 in place of float32 where ``compute_type`` says so."""
-
-        def retype(specs: dict[str, TensorSpec]) -> dict[str, TensorSpec]:
-            return {n: replace(s, dtype=_BFLOAT16) if self._is_retyped(n, s) else s for n, s in specs.items()}
-
-        return retype(inputs), retype(outputs)
-
-    def _is_retyped(self, name: str, spec: TensorSpec) -> bool:
-        asked = any(fnmatch(name, pattern) for pattern in self.options.compute_type)
-        return asked and self.options.precision == "bf16" and spec.dtype == np.float32
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {

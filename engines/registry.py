@@ -11,7 +11,7 @@ from anyflow_rt.engines.engine import Engine, EngineOptions
 from anyflow_rt.errors import MissingPackageError, UsageError
 
 PRECISIONS = ("fp32", "bf16")
-_PLANNED_ENGINES = ("tensorrt", "tensorrt_rtx", "triton")
+_PLANNED_ENGINES = ("tensorrt", "tensorrt_rtx")
 _PLANNED_PRECISIONS = ("int8", "fp16")
 
 
@@ -27,12 +27,24 @@ def _onnxruntime() -> type[Engine]:
     return OnnxRuntimeEngine
 
 
-_ENGINES: dict[str, Callable[[], type[Engine]]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+def _triton() -> type[Engine]:
+    from anyflow_rt.engines.triton import TritonEngine
+
+    return TritonEngine
+
+
+_CPU_ENGINES: dict[str, Callable[[], type[Engine]]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+_ENGINES: dict[str, Callable[[], type[Engine]]] = {**_CPU_ENGINES, "triton": _triton}
+
+
+def for_gpu(engine: str) -> bool:
+    """Whether the engine's files are built for a GPU; the others make theirs of the graphs, on the machine they run."""
+    return engine in tuple(_ENGINES) and engine not in tuple(_CPU_ENGINES)
 
 
 def available_engines() -> tuple[str, ...]:
-    """The engines whose package is installed, the fastest first. Imports none of them."""
-    return tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
+    """The CPU's engines whose package is installed, the fastest first. Imports none of them."""
+    return tuple(name for name in _CPU_ENGINES if importlib.util.find_spec(name) is not None)
 
 
 def default_engine() -> str:
@@ -48,6 +60,8 @@ def default_engine() -> str:
 def default_precision(engine: str) -> tuple[str, str | None]:
     """The precision an engine runs at unless asked otherwise, and a note for the user where that is a second choice."""
     check_engine_name(engine)
+    if for_gpu(engine):
+        return "bf16", None
     if engine != "openvino":
         return "fp32", None
     from anyflow_rt.engines.openvino_package import processor_has_bf16

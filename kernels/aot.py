@@ -120,16 +120,10 @@ def compile_launch(
     if INTERPRETED:
         raise EngineError("kernels are interpreted; unset TRITON_INTERPRET to compile them")
     types, constants = _signature(launch)
-    options = {
-        "num_warps": launch.warps,
-        "num_stages": launch.stages,
-        "ptx_version": PTX_VERSIONS[target],
-        "enable_fp_fusion": True,
-    }
+    options = _options(launch, target)
     function = launch.kernel.function
     pointers = [name for name, kind in types.items() if kind.startswith("*")]
-    identity = [SCHEMA, triton.__version__, function.cache_key, target, types, constants, options, launch.kernel.grid]
-    key = _digest(json.dumps(identity, sort_keys=True, default=str).encode())
+    key = launch_key(launch, target)
     stored = cache / f"{launch.kernel.op}-sm_{target}-{key[:16]}.json" if cache else None
     if stored and stored.exists():
         return load_kernel(stored)
@@ -173,6 +167,23 @@ def compile_launch(
     if cache:
         kernel.save(cache)
     return kernel
+
+
+def launch_key(launch: Launch, target: int) -> str:
+    """What tells a compiled launch from others: source, compiler, target, types, constants, options, grid."""
+    types, constants = _signature(launch)
+    function, options = launch.kernel.function, _options(launch, target)
+    identity = [SCHEMA, triton.__version__, function.cache_key, target, types, constants, options, launch.kernel.grid]
+    return _digest(json.dumps(identity, sort_keys=True, default=str).encode())
+
+
+def _options(launch: Launch, target: int) -> dict[str, Any]:
+    return {
+        "num_warps": launch.warps,
+        "num_stages": launch.stages,
+        "ptx_version": PTX_VERSIONS[target],
+        "enable_fp_fusion": True,
+    }
 
 
 def _signature(launch: Launch) -> tuple[dict[str, str], dict[str, Constant]]:

@@ -7,7 +7,8 @@ Because both paths start from the same ``Launch``, what is compiled ahead of tim
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,11 +63,17 @@ class Launch:
     def run(self) -> None:
         """Launch on the tensors' device and current stream; a grid without programs launches nothing.
 
+        Inside ``recording`` it is noted down instead.
+
         Raises EngineError where the tensors are on a device that the kernels cannot run on, or on several.
         """
+        noted = _RECORDING.get()
+        if noted is not None:
+            noted.launches.append(self)
+            return
         device = self._device()
         grid = self.grid
-        if 0 in grid:
+        if 0 in grid or any(launcher(self, device) for launcher in LAUNCHERS):
             return
         options = {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
@@ -87,8 +94,43 @@ class Launch:
         return first[1]
 
 
+LAUNCHERS: list[Callable[[Launch, torch.device], bool]] = []
+"""Asked before Triton compiles a launch for the GPU: True if it was run in another way (``packed``)."""
+
+
+@dataclass
+class Recording:
+    """What would have been launched on ``target``, in order."""
+
+    target: int
+    launches: list[Launch] = field(default_factory=list)
+
+
+_RECORDING: ContextVar[Recording | None] = ContextVar("recording", default=None)
+
+
+@contextlib.contextmanager
+def recording(target: int) -> Iterator[Recording]:
+    """Note down every launch of the block, planned for ``target``, and run none: tensors on ``meta`` will do."""
+    token = _RECORDING.set(Recording(target))
+    try:
+        noted = _RECORDING.get()
+        assert noted is not None
+        yield noted
+    finally:
+        _RECORDING.reset(token)
+
+
+def is_recording() -> bool:
+    """Whether launches are noted down, not run."""
+    return _RECORDING.get() is not None
+
+
 def target_of(tensor: Tensor) -> int:
     """Compute capability of the tensor's GPU as one number (89 for 8.9), or ``INTERPRETER``."""
+    noted = _RECORDING.get()
+    if noted is not None:
+        return noted.target
     if tensor.device.type != "cuda":
         return INTERPRETER
     major, minor = torch.cuda.get_device_capability(tensor.device)

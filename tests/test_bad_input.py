@@ -271,7 +271,7 @@ def test_a_tokenizer_of_the_right_size_with_the_wrong_bytes(
 def test_build_options(base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build = ["build", "--ckpt", str(base.checkpoint), "--out", str(tmp_path / "b")]
     for arguments, said in (
-        (["--target", "sm_89"], "sm_89"),
+        (["--target", "sm_70"], "sm_70"),
         (["--target", "cpu,gpu"], "'gpu'"),
         (["--precision", "fp16"], "fp16"),
         (["--engine", "magic"], "magic"),

@@ -214,7 +214,7 @@ def test_preview(made: RandomBundle, tmp_path: Path) -> None:
 def test_what_is_refused_before_anything_is_made(made: RandomBundle, tmp_path: Path) -> None:
     out = tmp_path / "new"
     for options, kind, said in (
-        ({"targets": ("sm_89",)}, UsageError, "sm_89"),
+        ({"targets": ("sm_1",)}, UsageError, "sm_1"),
         ({"targets": ("",)}, UsageError, "unknown target ''"),
         ({"precision": "fp16"}, UsageError, "fp16"),
         ({"num_frames": 6}, UsageError, "num_frames 6"),

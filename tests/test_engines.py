@@ -240,7 +240,7 @@ def test_signature_of_every_truncation_is_refused(graphs: dict[str, Path], tmp_p
             continue
 
 
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx", "triton"])
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
 def test_planned_engines(graphs: dict[str, Path], name: str) -> None:
     with pytest.raises(UsageError, match="not yet supported; the engines are openvino, onnxruntime"):
         open_engine(name, graphs["flow"], precision="fp32")

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--euler", dest="mean_velocity", action="store_false", default=None, help="plain Euler steps (r = t)"
     )
-    parser.add_argument("--engine", help="openvino or onnxruntime (default: the fastest here)")
+    parser.add_argument("--engine", help="openvino, onnxruntime or triton (default: the fastest here)")
     parser.add_argument("--precision", help="fp32 or bf16 (default: bf16 where the processor has it)")
     parser.add_argument("--report", type=not_empty, metavar="DIR", help=f"where the report goes (default {REPORT})")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")

@@ -26,8 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=not_empty, metavar="DIR", help="where the bundle goes (default: the user's cache)"
     )
-    parser.add_argument("--target", default="cpu", help="what it will run on, several by comma (default cpu)")
-    parser.add_argument("--engine", help="openvino or onnxruntime (default: the fastest here)")
+    parser.add_argument(
+        "--target", default="cpu", help="what it will run on, several by comma: cpu (default), sm_80, sm_89 ..."
+    )
+    parser.add_argument("--engine", help="openvino, onnxruntime or, for a GPU, triton (default: the fastest)")
     parser.add_argument("--precision", help="fp32 or bf16 (default: bf16 where the processor has it)")
     parser.add_argument("--height", type=whole_number, help="pixels of a run that does not say")
     parser.add_argument("--width", type=whole_number, help="pixels of a run that does not say")
@@ -51,13 +53,14 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     """Build, report on stderr, and return the values of ``--json``."""
     from anyflow_rt.build import build
     from anyflow_rt.build_plan import BuildOptions, preview
+    from anyflow_rt.engines.targets import parse_targets
     from anyflow_rt.loading import SHAPES_CHECKPOINT
 
     wanted = BuildOptions(
         checkpoint=str(SHAPES_CHECKPOINT) if options.ckpt is None else options.ckpt,
         out=None if options.out is None else Path(options.out),
         revision=options.revision,
-        targets=tuple(target.strip() for target in options.target.split(",")),
+        targets=parse_targets(options.target),
         engine=options.engine,
         precision=options.precision,
         height=options.height,

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--height", type=whole_number, help="pixels (default: the bundle's)")
     parser.add_argument("--width", type=whole_number, help="pixels (default: the bundle's)")
     parser.add_argument("--num-frames", type=whole_number, help="4n + 1 (default: the bundle's)")
-    parser.add_argument("--engine", help="openvino or onnxruntime (default: the fastest here)")
+    parser.add_argument("--engine", help="openvino, onnxruntime or triton (default: the fastest here)")
     parser.add_argument("--precision", help="fp32 or bf16 (default: bf16 where the processor has it)")
 
 

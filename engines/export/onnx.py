@@ -41,8 +41,8 @@ def export_module(module: nn.Module, inputs: Mapping[str, GraphInput], outputs: 
     program = torch.export.export(
         module,
         args=(),
-        kwargs=_arguments(module, {name: value.example.contiguous() for name, value in inputs.items()}),
-        dynamic_shapes=_arguments(module, {name: _dynamic(value.axes) for name, value in inputs.items()}),
+        kwargs=arguments_of(module, {name: value.example.contiguous() for name, value in inputs.items()}),
+        dynamic_shapes=arguments_of(module, {name: _dynamic(value.axes) for name, value in inputs.items()}),
         strict=False,
         prefer_deferred_runtime_asserts_over_guards=True,
     )
@@ -60,7 +60,7 @@ def export_shape_free(
     The module is traced at the example sizes; all shapes the tracer noted are then dropped before anything is folded.
     """
     with _quiet():
-        examples = _arguments(module, {name: value.example.contiguous() for name, value in inputs.items()})
+        examples = arguments_of(module, {name: value.example.contiguous() for name, value in inputs.items()})
         module = module.eval().requires_grad_(False)
         onnx_program = _to_onnx(module, inputs, outputs, args=(), kwargs=examples, optimize=False)
         graph = onnx_program.model.graph
@@ -92,7 +92,7 @@ def _to_onnx(
     return onnx_program
 
 
-def _arguments(module: nn.Module, values: Mapping[str, object]) -> dict[str, object]:
+def arguments_of(module: nn.Module, values: Mapping[str, object]) -> dict[str, object]:
     """``values`` by the parameters of ``module.forward``; names it does not have go, as a tuple, to its last one."""
     parameters = list(inspect.signature(module.forward).parameters)
     arguments = {name: value for name, value in values.items() if name in parameters}

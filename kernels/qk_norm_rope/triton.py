@@ -156,8 +156,12 @@ def qk_norm_rope(
     """
     plan = plan_qk_norm_rope(packed, query_gain, key_gain, rope_cos, rope_sin, heads=heads, pairs=pairs, eps=eps)
     plan.run()
-    value = packed.unflatten(-1, (3, heads, -1))[:, :, 2].transpose(1, 2)
-    return plan.tensors["query"], plan.tensors["key"], value
+    return plan.tensors["query"], plan.tensors["key"], packed_value(packed, heads)
+
+
+def packed_value(packed: Tensor, heads: int) -> Tensor:
+    """The value (B, heads, L, d) of a packed projection (B, L, 3 * heads * d): a view of it."""
+    return packed.unflatten(-1, (3, heads, -1))[:, :, 2].transpose(1, 2)
 
 
 def query_norm(packed: Tensor, query_gain: Tensor, *, heads: int, eps: float = 1e-6) -> Tensor:

@@ -1,0 +1,100 @@
+"""Which engine a bundle runs on here: as asked, else one built for this machine's GPU, else the CPU's fastest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from anyflow_rt.engines import registry
+from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.gpu import present_target
+from anyflow_rt.engines.manifest import EngineRecord
+from anyflow_rt.engines.mend import build_command
+from anyflow_rt.errors import BundleError, EngineError
+
+INTERPRETED = "TRITON_INTERPRET"
+"""Where this is 1, Triton's kernels run on a CPU, in Python: enough for the smallest checkpoints."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and its precision. record: the manifest's, whose files it opens; None: it opens the graphs.
+
+    note: for the user, where it is a second choice.
+    """
+
+    engine: str
+    precision: str
+    record: EngineRecord | None = None
+    note: str | None = None
+
+
+def choose(bundle: Bundle, engine: str | None = None, precision: str | None = None) -> Choice:
+    """What ``engine`` and ``precision``, or None for either, mean for ``bundle`` on this machine.
+
+    Raises UsageError for names that are none; for a GPU's engine EngineError without a GPU, BundleError where the
+    bundle has none for it. Each names the mend.
+    """
+    if engine is not None:
+        registry.check_engine_name(engine)
+    if engine is None or registry.for_gpu(engine):
+        record = _record(bundle, engine, precision)
+        if record is not None:
+            return Choice(record.engine, record.precision, record)
+    engine = registry.default_engine() if engine is None else engine
+    usual, note = registry.default_precision(engine)
+    registry.check_precision(engine, usual if precision is None else precision)
+    return Choice(engine, usual, note=note) if precision is None else Choice(engine, precision)
+
+
+def _record(bundle: Bundle, engine: str | None, precision: str | None) -> EngineRecord | None:
+    """The manifest's record to be opened; None, unless ``engine`` is a GPU's, to run on the CPU."""
+    built = [each for each in bundle.manifest.engines if registry.for_gpu(each.engine)]
+    if engine is None and not built:
+        return None
+    target = present_target()
+    asked = [each for each in built if engine in (None, each.engine)]
+    if engine is not None:
+        if precision is not None:
+            registry.check_precision(engine, precision)
+        asked = _runnable(bundle, engine, asked, target)
+    else:
+        asked = [each for each in asked if each.target == target]
+    fitting = [each for each in asked if precision in (None, each.precision)]
+    if asked and not fitting and engine is not None:
+        raise BundleError(
+            f"the bundle {bundle.path} has {_words(asked)}, and precision {precision} was asked for; "
+            f"run one of them, or add it: {_add(bundle, asked[0].target, engine)} --precision {precision}"
+        )
+    usual = [each for each in fitting if each.precision == registry.default_precision(each.engine)[0]]
+    return next(iter(usual or fitting), None)
+
+
+def _runnable(bundle: Bundle, engine: str, built: list[EngineRecord], target: str | None) -> list[EngineRecord]:
+    """Those of one engine that can run here. Raises where none can."""
+    if target is None and os.environ.get(INTERPRETED) == "1" and engine == "triton":
+        here = built
+    elif target is None:
+        raise EngineError(
+            f"the {engine} engine needs an NVIDIA GPU and this machine shows none; leave out --engine {engine} to run "
+            "on the CPU, or run on the GPU's machine"
+        )
+    else:
+        here = [each for each in built if each.target == target]
+    if here:
+        return here
+    has = f" (it has {_words(built)})" if built else ""
+    raise BundleError(
+        f"the bundle {bundle.path} has no {engine} engine for {target or 'any GPU'}{has}; add it with  "
+        f"{_add(bundle, target or 'sm_89', engine)}"
+    )
+
+
+def _add(bundle: Bundle, target: str, engine: str) -> str:
+    source = bundle.manifest.checkpoint
+    return f"{build_command(bundle.path, source.id, source.revision)} --target {target} --engine {engine}"
+
+
+def _words(records: Iterable[EngineRecord]) -> str:
+    return ", ".join(f"{each.target} {each.engine} {each.precision}" for each in records)

@@ -1,0 +1,81 @@
+"""Who makes an engine's files for a GPU that need not be here: one builder an engine, all behind one signature."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.checkpoint import Checkpoint
+from anyflow_rt.errors import MissingPackageError, UsageError
+
+Report = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class BuildSource:
+    """What engines are made from: the checkpoint's weights, and a draft of the bundle with the graphs of them all."""
+
+    checkpoint: Checkpoint
+    bundle: Bundle
+
+
+@dataclass(frozen=True)
+class Builder:
+    """One engine's.
+
+    targets, precisions: those it has, the usual precision first. packages: modules it needs, and ``extra`` of ours
+    that has them. build: (source, target, precision, folder, report) writes ``<component>.*`` and whatever else the
+    engine reads into the empty ``folder``, and gives the package versions that the files depend on.
+    """
+
+    targets: tuple[str, ...]
+    precisions: tuple[str, ...]
+    packages: tuple[str, ...]
+    extra: str
+    build: Callable[[BuildSource, str, str, Path, Report], dict[str, str]]
+
+
+def _triton() -> Builder:
+    from anyflow_rt.engines.triton_build import BUILDER
+
+    return BUILDER
+
+
+_BUILDERS: dict[str, Callable[[], Builder]] = {"triton": _triton}
+
+GPU_ENGINES = tuple(_BUILDERS)
+"""Engines that are built for a target; the first that has it is taken where none is asked for."""
+
+
+def default_builder(target: str) -> str:
+    """The engine made for ``target`` unless another is asked for. Raises UsageError where none has it."""
+    for name, builder in _BUILDERS.items():
+        if target in builder().targets:
+            return name
+    raise UsageError(f"no engine can be built for target {target!r} yet; {_offers()}")
+
+
+def builder_for(engine: str, target: str, precision: str | None = None) -> Builder:
+    """The builder of ``engine``. Raises UsageError, with what there is, where it lacks target or precision."""
+    builder = _BUILDERS[engine]()
+    if target not in builder.targets:
+        raise UsageError(f"the {engine} engine cannot be built for target {target!r}; {_offers()}")
+    if precision is not None and precision not in builder.precisions:
+        precisions = ", ".join(builder.precisions)
+        raise UsageError(f"the {engine} engine has no precision {precision!r}; it has {precisions}")
+    return builder
+
+
+def require_builder_packages(engine: str, target: str) -> None:
+    """Raise MissingPackageError, with the line that mends it, unless all that building takes is installed."""
+    builder = builder_for(engine, target)
+    for package in builder.packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingPackageError(package, builder.extra, f"building the {engine} engine")
+
+
+def _offers() -> str:
+    return "; ".join(f"{name} has {', '.join(builder().targets)}" for name, builder in _BUILDERS.items())

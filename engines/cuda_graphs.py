@@ -1,0 +1,63 @@
+"""A function of tensors as CUDA graphs, one for each set of shapes: hundreds of launches for the price of one.
+
+Not yet run on a GPU. The first call of a shape runs the function once as it is, so that every kernel is compiled and
+loaded, and captures the second; later calls copy their inputs into the graph's, replay it, and copy the result out.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KEPT = 2
+"""Graphs at once, each with buffers of its own: the usual video's, and that of one that differs."""
+
+Key = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
+
+
+@dataclass(frozen=True)
+class _Captured:
+    graph: Any
+    inputs: dict[str, Tensor]
+    output: Tensor
+
+
+class ShapeGraphs:
+    """``function(**tensors) -> tensor`` on a CUDA device, replayed. Outputs are the caller's own."""
+
+    def __init__(self, function: Callable[..., Tensor], device: torch.device) -> None:
+        self._function, self._device = function, device
+        self._captured: OrderedDict[Key, _Captured] = OrderedDict()
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The function's value. Tensors on any device; they are read during the call only."""
+        key = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items())
+        found = self._captured.get(key)
+        if found is None:
+            while len(self._captured) >= KEPT:
+                self._captured.popitem(last=False)
+            found = self._captured[key] = self._capture(tensors)
+        else:
+            self._captured.move_to_end(key)
+            for name, tensor in tensors.items():
+                found.inputs[name].copy_(tensor)
+        found.graph.replay()
+        return found.output.clone()
+
+    def _capture(self, tensors: Mapping[str, Tensor]) -> _Captured:
+        inputs = {name: tensor.to(self._device).contiguous().clone() for name, tensor in tensors.items()}
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            self._function(**inputs)
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may be loading the decoder: what they ask of the driver must not end this capture.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            output = self._function(**inputs)
+        return _Captured(graph, inputs, output)

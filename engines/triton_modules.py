@@ -1,0 +1,134 @@
+"""The denoiser over this package's kernels: the exported module's weights, its arithmetic in fewer passes.
+
+    kernel launches of one jump = 2 + 7 a block
+        once:    the first block's norm1, and the flow-map update
+        a block: qk_norm_rope, attention to itself, join with gate into norm2, query_norm, attention to the prompt,
+                 join into norm3, join with gate into the next block's norm1 (the head's, after the last)
+
+What is left to PyTorch: the patches' and the head's projection, six linear layers a block (fused qkv, out, query,
+out, expand, contract), and the activation between the last two. The residual is kept in the compute type, everything
+that is summed over is float32. ``transformer.Denoiser`` says what is computed, and how weights are laid out.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anyflow_rt.engines.export import transformer
+from anyflow_rt.kernels.attention.implementations import attention_by_name
+from anyflow_rt.kernels.checks import ALIGNMENT
+from anyflow_rt.kernels.library import OPERATORS
+from anyflow_rt.kernels.qk_norm_rope.triton import packed_value
+
+ONCE_LAUNCHES = {"adaptive_norm": 1, "flow_map_update": 1}
+BLOCK_LAUNCHES = {"qk_norm_rope": 1, "query_norm": 1, "attention": 2, "join_norm": 3}
+"""Operator -> launches, with a norm2; without one the join after self-attention is a ``join``."""
+
+
+class TritonDenoiser(nn.Module):
+    """One jump, as ``transformer.Denoiser``, whose weights it takes over; the matrices' type is the compute type."""
+
+    def __init__(self, denoiser: nn.Module, attention: str = "triton") -> None:
+        """``attention``: a name of ``kernels.attention.implementations``; raises what those raise."""
+        super().__init__()
+        assert isinstance(denoiser, transformer.Denoiser)
+        self.dtype = denoiser.head.weight.dtype
+        self.patch, self.eps = denoiser.patch, denoiser.eps
+        self.patch_weight = nn.Parameter(denoiser.patch_weight.flatten(1).to(self.dtype), requires_grad=False)
+        self.patch_bias = nn.Parameter(denoiser.patch_bias.to(self.dtype), requires_grad=False)
+        self.scale_shift_table = nn.Parameter(denoiser.scale_shift_table[0], requires_grad=False)
+        self.blocks = nn.ModuleList(TritonBlock(block, attention) for block in denoiser.blocks)
+        self.head = denoiser.head
+
+    def forward(
+        self,
+        latents: Tensor,
+        modulation: Tensor,
+        head_modulation: Tensor,
+        interval: Tensor,
+        cross_key: Tensor,
+        cross_value: Tensor,
+        context_bias: Tensor,
+        rope_cos: Tensor,
+        rope_sin: Tensor,
+    ) -> Tensor:
+        """Shapes as in the component table of ``docs/architecture.md``, keys and values in the compute type; z_r."""
+        x = F.linear(self._patches(latents), self.patch_weight, self.patch_bias)
+        tables = [(modulation, block.scale_shift_table) for block in self.blocks]
+        norms = [*tables[1:], (head_modulation[:, :, None], self.scale_shift_table)]
+        y = OPERATORS["adaptive_norm"](x, *tables[0], 0, 1, eps=self.eps)
+        for index, block in enumerate(self.blocks):
+            cross = (_aligned(cross_key[index]), _aligned(cross_value[index]), context_bias)
+            x, y = block(x, y, modulation, norms[index], cross, (rope_cos, rope_sin))
+        return OPERATORS["flow_map_update"](self.head(y).flatten(1, 2), latents, interval)
+
+    def _patches(self, latents: Tensor) -> Tensor:
+        """(B, F, C, h p, w p) -> (B, F, h w, C p p), in the compute type."""
+        batch, frames, channels, height, width = latents.shape
+        rows, columns = height // self.patch, width // self.patch
+        split = latents.to(self.dtype).view(batch, frames, channels, rows, self.patch, columns, self.patch)
+        return split.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, frames, rows * columns, -1)
+
+
+class TritonBlock(nn.Module):
+    """One transformer block between two joins: takes and gives (residual, normalised activations)."""
+
+    def __init__(self, block: nn.Module, attention: str) -> None:
+        super().__init__()
+        assert isinstance(block, transformer.Block)
+        self.eps = block.eps
+        self.scale_shift_table = nn.Parameter(block.scale_shift_table[0], requires_grad=False)
+        self.own, self.cross = block.self_attention, block.cross_attention
+        self.affine = (block.norm_gain, block.norm_bias) if block.cross_norm else None
+        self.expand, self.contract = block.expand, block.contract
+        self.attend = attention_by_name(attention)
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        modulation: Tensor,
+        next_norm: tuple[Tensor, Tensor],
+        cross: tuple[Tensor, Tensor, Tensor],
+        rope: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """x, y (B, F, N, D); modulation (B, F, 6, D); next_norm: modulation and table of the norm that comes after;
+        cross: key, value, bias; rope: cos, sin."""
+        gate = (modulation, self.scale_shift_table)
+        branch = self._self_attention(y.flatten(1, 2), rope).view_as(x)
+        if self.affine is None:
+            x = y = OPERATORS["join"](x, branch, *gate, 2)
+        else:
+            gain, bias = self.affine
+            x, y = OPERATORS["join_norm"](x, branch, *gate, 2, gain=gain, bias=bias, eps=self.eps)
+        branch = self._cross_attention(y.flatten(1, 2), *cross).view_as(x)
+        x, y = OPERATORS["join_norm"](x, branch, None, None, 0, *gate, 3, 4, eps=self.eps)
+        branch = self.contract(F.gelu(self.expand(y), approximate="tanh"))
+        return OPERATORS["join_norm"](x, branch, *gate, 5, *next_norm, 0, 1, eps=self.eps)
+
+    def _self_attention(self, y: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        layer = self.own
+        packed = layer.qkv(y)
+        query, key = OPERATORS["qk_norm_rope"](
+            packed, layer.query_gain, layer.key_gain, *rope, layer.heads, "halves", layer.eps
+        )
+        return layer.out(self.attend(query, key, _aligned(packed_value(packed, layer.heads)), None))
+
+    def _cross_attention(self, y: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        layer = self.cross
+        query = OPERATORS["query_norm"](layer.query(y), layer.query_gain, layer.heads, layer.eps)
+        return layer.out(self.attend(query, key, value, bias))
+
+
+def _aligned(part: Tensor) -> Tensor:
+    """``part`` as kernels want it: copied where it begins at an odd place, as it may where widths are odd."""
+    return part.clone() if part.storage_offset() * part.element_size() % ALIGNMENT else part
+
+
+def expected_launches(layers: int, cross_attn_norm: bool) -> dict[str, int]:
+    """Operator -> launches of one jump, with the kernels of this package throughout: the plan above."""
+    block = dict(BLOCK_LAUNCHES)
+    if not cross_attn_norm:
+        block |= {"join_norm": 2, "join": 1}
+    return {name: layers * count for name, count in block.items()} | ONCE_LAUNCHES
