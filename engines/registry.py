@@ -47,8 +47,8 @@ def _tensorrt() -> type[Engine]:
 _CPU_ENGINES: dict[str, Callable[[], type[Engine]]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
 _ENGINES: dict[str, Callable[[], type[Engine]]] = {
     **_CPU_ENGINES,
-    "tensorrt_rtx": _tensorrt_rtx,
     "triton": _triton,
+    "tensorrt_rtx": _tensorrt_rtx,
     "tensorrt": _tensorrt,
 }
 

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 def add_tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags, in a group of their own."""
     group = parser.add_argument_group("TensorRT engines")
-    size = {"type": video_size, "metavar": "FxHxW"}
-    group.add_argument("--smallest", **size, help="smallest video, frames x height x width (default: one size only)")
-    group.add_argument("--largest", **size, help="largest video")
+    for name, which in (("--smallest", "smallest video"), ("--largest", "largest video")):
+        group.add_argument(
+            name, type=video_size, metavar="FxHxW", help=f"{which}, frames x height x width (default: one size only)"
+        )
     group.add_argument("--batch", type=whole_number, default=1, help="videos of one call (default 1)")
     group.add_argument(
         "--prompt-lengths",

@@ -57,7 +57,8 @@ class Execution:
         self.inputs = {name: self._spec(name) for name in inputs}
         self.outputs = {name: self._spec(name) for name in names if name not in self.inputs}
         check_room(engine, label)
-        self._cache_path, self._runtime_cache = runtime_cache, None
+        self._cache_path = runtime_cache
+        self._runtime_cache: Any = None
         self._context = self._new_context()
         self._stream = torch.cuda.Stream()
         self._buffers: dict[tuple[str, int], Tensor] = {}

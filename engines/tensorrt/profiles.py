@@ -76,7 +76,7 @@ def _known(
     frame = (latent.channels, latent.height, latent.width)
     keys = length + PAD_KEYS if settings.cross_keys == "collapsed" else length
     heads, head_size = transformer.num_attention_heads, transformer.attention_head_dim
-    return {
+    known: dict[str, dict[str, Shape]] = {
         "text_encoder": {"input_ids": (batch, length)},
         "conditioner": {"prompt_embeds": (batch, length, transformer.text_dim)},
         # A run embeds each (t, r) once, for all frames.
@@ -89,4 +89,5 @@ def _known(
         # A latent frame a call: four frames of video at full size are work enough for a GPU.
         "vae_decoder_first": {"latents": (batch, 1, *frame)},
         "vae_decoder_next": {"latents": (batch, 1, *frame)},
-    }[component]
+    }
+    return known[component]

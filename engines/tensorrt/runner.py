@@ -59,7 +59,7 @@ class TensorRtEngine(Engine):
             raise EngineError(f"{self.model_path} cannot be loaded ({said}); {mend_of(self.model_path)}")
         cache = None if self.options.cache_dir is None else self.options.cache_dir / f"{self.model_path.stem}.runtime"
         self._execution = Execution(trt, self._engine, self.model_path.stem, cache)
-        self._handed_out: np.ndarray | None = None
+        self._handed_out: Any = None
 
     def _describe(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
         inputs, outputs = self._execution.signature()

@@ -187,14 +187,13 @@ class _Typist:
 
 def _converted_constant(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
     """A constant of another type, whose numbers are made when they are written."""
-    stored = value.const_value
-    assert stored is not None
+    stored, shape = value.const_value, value.shape
+    assert stored is not None and shape is not None
     element = dtype.numpy()
 
     def make() -> ir.Tensor:
         return ir.Tensor(stored.numpy().astype(element), name=name)
 
-    shape = ir.Shape(stored.shape)
     return ir.Value(name=name, shape=shape, const_value=ir.LazyTensor(make, dtype, shape, name=name))
 
 
