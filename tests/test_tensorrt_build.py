@@ -114,10 +114,9 @@ def test_an_attention_that_is_not_fused_fails_its_build(tmp_path: Path) -> None:
         TensorRtSettings(smallest=VideoSize(5, 32, 32), largest=VideoSize(13, 64, 64), prompt_lengths=(32,)),
         TensorRtSettings(cross_keys="all"),
         TensorRtSettings(prompt_lengths=(32,), weight_streaming=True),
-        TensorRtSettings(prompt_lengths=(32,), refit=True, strip=True, optimization_level=0),
-        TensorRtSettings(prompt_lengths=(32,), version_compatible=True),
+        TensorRtSettings(prompt_lengths=(32,), optimization_level=0),
     ],
-    ids=["buckets", "dynamic", "all-keys", "streaming", "stripped", "version-compatible"],
+    ids=["buckets", "dynamic", "all-keys", "streaming", "level-0"],
 )
 def test_settings(settings: TensorRtSettings, tmp_path: Path) -> None:
     bundle = Bundle.open(random_bundle("base").path)
@@ -125,15 +124,6 @@ def test_settings(settings: TensorRtSettings, tmp_path: Path) -> None:
         graph = bundle.component_path(component)
         _, engine = built(tmp_path, component, graph, bundle.architecture, WIDE_TARGET, settings)
         assert engine.size > 0
-
-
-def test_a_stripped_engine_holds_no_weights(tmp_path: Path) -> None:
-    architecture, graph = shapes_architecture(), shapes_graph("conditioner")
-    sizes = [
-        built(tmp_path, "conditioner", graph, architecture, WIDE_TARGET, settings)[1].size
-        for settings in (ONE_LENGTH, TensorRtSettings(prompt_lengths=(32,), refit=True, strip=True))
-    ]
-    assert sizes[1] < 0.7 * sizes[0]
 
 
 def test_progress_is_told_and_an_interrupt_ends_the_build(tmp_path: Path) -> None:

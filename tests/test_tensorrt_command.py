@@ -81,7 +81,13 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
         capsys, command(made, "--target", "sm_89", "--smallest", "5x32x32"), "smallest and a largest size go together"
     )
     fails(capsys, command(made, "--target", "sm_89", "--smallest", "5x32"), "frames x height x width")
-    fails(capsys, command(made, "--target", "sm_89", "--hardware", "ampere_plus"), "needs --engine tensorrt")
+    fails(
+        capsys,
+        command(made, "--target", "sm_89", "--hardware", "ampere_plus"),
+        "builds no engine with hardware ampere_plus",
+    )
+    fails(capsys, command(made, "--target", "sm_89", "--version-compatible"), "use --engine tensorrt")
+    fails(capsys, command(made, "--target", "sm_89", "--refit"), "builds no engine with refit; leave it out")
     fails(capsys, command(made, "--target", "sm_89", "--strip"), "set refit as well")
     assert contents(made.path) == before
 

@@ -22,8 +22,8 @@ class TensorRtSettings:
     smallest, largest: where given, engines take every size from one to the other and are quickest at the bundle's own;
     without them they take that one alone. batch: videos a call. prompt_lengths: ascending. cross_keys: one of
     ``CROSS_KEYS``. optimization_level: 0 to 5, None for the package's own. weight_streaming: weights need not all fit
-    the GPU. refit: weights can be replaced later; strip: they are left out until then. version_compatible: runs with
-    later versions of the package. hardware: GPUs beside the target, one of ``HARDWARE`` (enterprise).
+    the GPU. Enterprise alone: refit: weights can be replaced later; strip: they are left out until then;
+    version_compatible: runs with later versions of the package; hardware: GPUs beside the target, of ``HARDWARE``.
     """
 
     smallest: VideoSize | None = None
@@ -56,9 +56,21 @@ class TensorRtSettings:
             raise UsageError("strip without refit makes an engine that never gets its weights; set refit as well")
 
     def check_package(self, engine: str) -> None:
-        """Raise UsageError for what the package ``engine`` does not have."""
-        if self.hardware != "none" and engine != ENTERPRISE:
-            raise UsageError(f"hardware level {self.hardware} needs --engine {ENTERPRISE}; {engine} builds per target")
+        """Raise UsageError for what the package ``engine`` does not have.
+
+        TensorRT for RTX 1.7 builds for one target, needs that GPU to make an engine refittable, and comes without the
+        lean runtime that version compatibility takes.
+        """
+        if engine == ENTERPRISE:
+            return
+        asked = {
+            "refit": self.refit,
+            "version_compatible": self.version_compatible,
+            f"hardware {self.hardware}": self.hardware != "none",
+        }
+        for name, wanted in asked.items():
+            if wanted:
+                raise UsageError(f"{engine} builds no engine with {name}; leave it out, or use --engine {ENTERPRISE}")
 
     def profile_name(self, size: VideoSize) -> str:
         """What the manifest calls engines of these settings for ``size``: frames x height x width."""
