@@ -64,7 +64,6 @@ def build_engines(
     TensorRT said; the bundle's writer then leaves the bundle as it was.
     """
     check_precision(target, precision)
-    settings.check_package(engine)
     if target not in PACKAGE_TARGETS[engine]:
         raise UsageError(f"{engine} has no {target}; it has {', '.join(PACKAGE_TARGETS[engine])}")
     trt = import_package(engine)

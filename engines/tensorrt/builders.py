@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from anyflow_rt.engines.builders import Builder, BuildSource, Report
+from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.gpu import present_target
 from anyflow_rt.engines.tensorrt.build import PRECISIONS, build_engines
 from anyflow_rt.engines.tensorrt.package import (
@@ -29,6 +31,15 @@ def _build_enterprise(source: BuildSource, target: str, precision: str, folder: 
     return build_engines(ENTERPRISE, source.bundle, target, precision, folder, source.tensorrt, report)
 
 
+def _profile(engine: str) -> Callable[[VideoSize, TensorRtSettings], str]:
+    def name(size: VideoSize, settings: TensorRtSettings) -> str:
+        # Asked while a build is planned: what the package does not have is refused before any work.
+        settings.check_package(engine)
+        return settings.profile_name(size)
+
+    return name
+
+
 RTX_BUILDER, ENTERPRISE_BUILDER = (
     Builder(
         targets=PACKAGE_TARGETS[engine],
@@ -38,7 +49,7 @@ RTX_BUILDER, ENTERPRISE_BUILDER = (
         build=build,
         # sm_75 has no bf16.
         unusual={"sm_75": "fp16"},
-        profile=lambda size, settings: TensorRtSettings.profile_name(settings, size),
+        profile=_profile(engine),
     )
     for engine, build in ((RTX, _build_rtx), (ENTERPRISE, _build_enterprise))
 )
