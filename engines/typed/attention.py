@@ -1,6 +1,6 @@
 """Attention as TensorRT's fused kernels take it.
 
-1. A node that no dedicated kernel serves (a head size over 256, a single head, float32) is marked
+1. A node that no dedicated kernel serves (a head size under 12 or over 256, a single head, float32) is marked
    ``TRT_decomposable``: without the mark its build fails, with it the engine holds products and a softmax. All others
    stay unmarked, so that an engine that was built proves that each of them is fused.
 2. A bias that was repeated over all queries, as ONNX Runtime wants it, goes in as one row.
@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from anyflow_rt.engines.typed.heads import Heads
 
-LARGEST_FUSED_HEAD = 256
+SMALLEST_FUSED_HEAD, LARGEST_FUSED_HEAD = 12, 256
 """Built with TensorRT for RTX 1.7 for SM75 to SM121: every head size from 12 to 256 in fp16 and bf16, with and without
-a bias, is taken; 320 and more, a single head of any size, and float32, are refused."""
+a bias, is taken; 8, 320 and more, a single head of any size, and float32, are refused."""
 
 DECOMPOSABLE = "TRT_decomposable"
 
@@ -49,7 +49,7 @@ def prepare_attention(model: ir.Model, heads: Mapping[str, Heads]) -> AttentionC
 
 
 def _is_served(heads: Heads) -> bool:
-    return heads.count is not None and heads.count > 1 and heads.size <= LARGEST_FUSED_HEAD
+    return heads.count is not None and heads.count > 1 and SMALLEST_FUSED_HEAD <= heads.size <= LARGEST_FUSED_HEAD
 
 
 def _narrow_bias(graph: ir.Graph, attention: ir.Node) -> None:
