@@ -21,6 +21,7 @@ from anyflow_rt.engines.checkpoint import Checkpoint
 from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.targets import CPU
+from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.errors import BundleError, MissingPackageError, OutputError
 from anyflow_rt.parity import Parity
 from anyflow_rt.sampling.calibration import read_calibration, write_calibration
@@ -88,7 +89,7 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
             exported[name] = _export(writer, checkpoint, name)
         for each in wanted:
             report(f"compiling for {each}")
-            _make_engine(writer, checkpoint, each, report)
+            _make_engine(writer, checkpoint, each, options.tensorrt, report)
         changed = changed or bool(wanted)
         compiled_here = any(each.target == CPU for each in wanted)
         parity: tuple[Parity, ...] = ()
@@ -129,7 +130,9 @@ def _export(writer: BundleWriter, checkpoint: Checkpoint, name: str) -> float:
     return time.perf_counter() - start
 
 
-def _make_engine(writer: BundleWriter, checkpoint: Checkpoint, wanted: WantedEngine, report: Report) -> None:
+def _make_engine(
+    writer: BundleWriter, checkpoint: Checkpoint, wanted: WantedEngine, settings: TensorRtSettings, report: Report
+) -> None:
     """One engine into the bundle: files for a GPU; for a CPU none, it is only tried."""
     target, engine, precision, profile = wanted.key
     packages: dict[str, str] = {}
@@ -137,7 +140,7 @@ def _make_engine(writer: BundleWriter, checkpoint: Checkpoint, wanted: WantedEng
         if target == CPU:
             _compile(writer.draft(), engine, precision)
         else:
-            source = BuildSource(checkpoint, writer.draft())
+            source = BuildSource(checkpoint, writer.draft(), settings)
             packages |= builder_for(engine, target).build(source, target, precision, folder, report)
     gc.collect()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from anyflow_rt.defaults import default_video
@@ -16,6 +16,7 @@ from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
 from anyflow_rt.engines.manifest import CheckpointRecord, Defaults, Manifest, bundle_id
 from anyflow_rt.engines.paths import check_path
 from anyflow_rt.engines.targets import CPU, parse_targets
+from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.errors import BundleError, UsageError
 
 OUTSIDE_THE_CACHE = (
@@ -45,6 +46,7 @@ class BuildOptions:
     force: bool = False
     check_parity: bool | None = None
     calibrate: bool | None = None
+    tensorrt: TensorRtSettings = field(default_factory=TensorRtSettings)
 
     def __post_init__(self) -> None:
         check_path("the checkpoint", self.checkpoint, "give a directory or a hub id (owner/name)")
@@ -134,15 +136,16 @@ def plan_build(options: BuildOptions) -> BuildPlan:
     name = checkpoint.id if checkpoint.revision is not None else str(checkpoint.path)
     record = CheckpointRecord(name, checkpoint.revision, checkpoint.content_hash())
     existing = _existing(options, bundle_id(record.sha256, EXPORT_VERSION))
+    defaults = _defaults(options, checkpoint, existing)
     return BuildPlan(
         checkpoint=checkpoint,
         path=bundle_path(options),
         record=record,
         engine=engine,
         precision=precision,
-        wanted=wanted,
+        wanted=tuple(_for_size(each, defaults, options.tensorrt) for each in wanted),
         existing=existing,
-        defaults=_defaults(options, checkpoint, existing),
+        defaults=defaults,
         # Without --out the place is this package's own cache: a bundle of what the checkpoint was before is no loss.
         force=options.force or (options.out is None and existing is None),
         elsewhere=OUTSIDE_THE_CACHE if options.out is None else GIVE_OUT,
@@ -212,8 +215,16 @@ def _engines(options: BuildOptions) -> tuple[str, str, tuple[WantedEngine, ...]]
             continue
         name = asked if asked is not None and for_gpu else builders.default_builder(target)
         builder = builders.builder_for(name, target, options.precision)
-        wanted.append(WantedEngine(target, name, options.precision or builder.precisions[0]))
+        wanted.append(WantedEngine(target, name, options.precision or builder.usual_precision(target)))
     return engine, precision, () if options.onnx_only else tuple(wanted)
+
+
+def _for_size(wanted: WantedEngine, defaults: Defaults, settings: TensorRtSettings) -> WantedEngine:
+    """The engine under the name of the sizes that it is made for."""
+    if wanted.target == CPU:
+        return wanted
+    builder = builders.builder_for(wanted.engine, wanted.target)
+    return replace(wanted, profile=builder.profile(defaults.size, settings))
 
 
 def _existing(options: BuildOptions, wanted_id: str) -> Manifest | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.checkpoint import Checkpoint
+from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.errors import MissingPackageError, UsageError
 
 Report = Callable[[str], object]
@@ -16,10 +18,14 @@ Report = Callable[[str], object]
 
 @dataclass(frozen=True)
 class BuildSource:
-    """What engines are made from: the checkpoint's weights, and a draft of the bundle with the graphs of them all."""
+    """What engines are made from: the checkpoint's weights, and a draft of the bundle with the graphs of them all.
+
+    tensorrt: what was chosen about engines of TensorRT; the others read none of it.
+    """
 
     checkpoint: Checkpoint
     bundle: Bundle
+    tensorrt: TensorRtSettings = field(default_factory=TensorRtSettings)
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class Builder:
 
     targets, precisions: those it has, the usual precision first. packages: modules it needs, and ``extra`` of ours
     that has them. build: (source, target, precision, folder, report) writes ``<component>.*`` and whatever else the
-    engine reads into the empty ``folder``, and gives the package versions that the files depend on.
+    engine reads into the empty ``folder``, and gives the package versions that the files depend on. unusual: the usual
+    precision of targets that lack the first. profile: what the manifest calls engines made for a size.
     """
 
     targets: tuple[str, ...]
@@ -36,6 +43,12 @@ class Builder:
     packages: tuple[str, ...]
     extra: str
     build: Callable[[BuildSource, str, str, Path, Report], dict[str, str]]
+    unusual: Mapping[str, str] = field(default_factory=dict)
+    profile: Callable[[VideoSize, TensorRtSettings], str] = lambda size, settings: "dynamic"
+
+    def usual_precision(self, target: str) -> str:
+        """The precision of engines for ``target`` where none is asked for."""
+        return self.unusual.get(target, self.precisions[0])
 
 
 def _triton() -> Builder:
@@ -44,17 +57,36 @@ def _triton() -> Builder:
     return BUILDER
 
 
-_BUILDERS: dict[str, Callable[[], Builder]] = {"triton": _triton}
+def _tensorrt_rtx() -> Builder:
+    from anyflow_rt.engines.tensorrt.builders import RTX_BUILDER
+
+    return RTX_BUILDER
+
+
+def _tensorrt() -> Builder:
+    from anyflow_rt.engines.tensorrt.builders import ENTERPRISE_BUILDER
+
+    return ENTERPRISE_BUILDER
+
+
+_BUILDERS: dict[str, Callable[[], Builder]] = {
+    "tensorrt_rtx": _tensorrt_rtx,
+    "triton": _triton,
+    "tensorrt": _tensorrt,
+}
 
 GPU_ENGINES = tuple(_BUILDERS)
-"""Engines that are built for a target; the first that has it is taken where none is asked for."""
+"""Engines that are built for a target; the first that has it, and is installed, is taken where none is asked for."""
 
 
 def default_builder(target: str) -> str:
-    """The engine made for ``target`` unless another is asked for. Raises UsageError where none has it."""
-    for name, builder in _BUILDERS.items():
-        if target in builder().targets:
-            return name
+    """The engine made for ``target`` unless another is asked for: the first that is installed, else the first.
+
+    Raises UsageError where none has the target.
+    """
+    able = [name for name, builder in _BUILDERS.items() if target in builder().targets]
+    if able:
+        return next((name for name in able if all(map(importlib.util.find_spec, _BUILDERS[name]().packages))), able[0])
     raise UsageError(f"no engine can be built for target {target!r} yet; {_offers()}")
 
 
@@ -66,6 +98,8 @@ def builder_for(engine: str, target: str, precision: str | None = None) -> Build
     if precision is not None and precision not in builder.precisions:
         precisions = ", ".join(builder.precisions)
         raise UsageError(f"the {engine} engine has no precision {precision!r}; it has {precisions}")
+    if precision == builder.precisions[0] != builder.usual_precision(target):
+        raise UsageError(f"{target} has no {precision}; use --precision {builder.usual_precision(target)}")
     return builder
 
 

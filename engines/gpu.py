@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from pathlib import Path
 
 from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels.driver import open_driver
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h."""
+
+
+@functools.cache
+def driver_version() -> str | None:
+    """``580.95.05`` and the like, as the loaded kernel module says it; None where there is none to ask."""
+    try:
+        words = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").split()
+    except OSError:
+        return None
+    return next((word for word in words if word.count(".") >= 1 and word.replace(".", "").isdigit()), None)
 
 
 @functools.cache

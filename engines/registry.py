@@ -10,9 +10,8 @@ from pathlib import Path
 from anyflow_rt.engines.engine import Engine, EngineOptions
 from anyflow_rt.errors import MissingPackageError, UsageError
 
-PRECISIONS = ("fp32", "bf16")
-_PLANNED_ENGINES = ("tensorrt", "tensorrt_rtx")
-_PLANNED_PRECISIONS = ("int8", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16")
+_PLANNED_PRECISIONS = ("int8",)
 
 
 def _openvino() -> type[Engine]:
@@ -33,8 +32,25 @@ def _triton() -> type[Engine]:
     return TritonEngine
 
 
+def _tensorrt_rtx() -> type[Engine]:
+    from anyflow_rt.engines.tensorrt.runner import TensorRtEngine
+
+    return TensorRtEngine
+
+
+def _tensorrt() -> type[Engine]:
+    from anyflow_rt.engines.tensorrt.runner import TensorRtEnterpriseEngine
+
+    return TensorRtEnterpriseEngine
+
+
 _CPU_ENGINES: dict[str, Callable[[], type[Engine]]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
-_ENGINES: dict[str, Callable[[], type[Engine]]] = {**_CPU_ENGINES, "triton": _triton}
+_ENGINES: dict[str, Callable[[], type[Engine]]] = {
+    **_CPU_ENGINES,
+    "triton": _triton,
+    "tensorrt_rtx": _tensorrt_rtx,
+    "tensorrt": _tensorrt,
+}
 
 
 def for_gpu(engine: str) -> bool:
@@ -73,8 +89,6 @@ def default_precision(engine: str) -> tuple[str, str | None]:
 
 def check_engine_name(name: str) -> None:
     """Raise UsageError unless ``name`` is an engine; the message lists those that are."""
-    if name in _PLANNED_ENGINES:
-        raise UsageError(f"engine {name!r} is not yet supported; the engines are {', '.join(_ENGINES)}")
     if name not in tuple(_ENGINES):
         raise UsageError(f"unknown engine {name!r}; the engines are {', '.join(_ENGINES)}")
 
@@ -85,6 +99,8 @@ def check_precision(engine: str, precision: str) -> None:
         raise UsageError(f"precision {precision!r} is not yet supported on a CPU; use fp32 or bf16")
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}")
+    if precision == "fp16" and not engine.startswith("tensorrt"):
+        raise UsageError(f"the {engine} engine has no fp16; use fp32 or bf16")
     if engine == "onnxruntime" and precision != "fp32":
         raise UsageError(f"the onnxruntime engine has no {precision}; use --precision fp32 or --engine openvino")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyflow_rt.cli.arguments import not_empty, whole_number
 from anyflow_rt.cli.progress import say
+from anyflow_rt.cli.tensorrt_arguments import add_tensorrt_arguments, tensorrt_settings
 
 if TYPE_CHECKING:
     from anyflow_rt.build_plan import Preview
@@ -29,8 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", default="cpu", help="what it will run on, several by comma: cpu (default), sm_80, sm_89 ..."
     )
-    parser.add_argument("--engine", help="openvino, onnxruntime or, for a GPU, triton (default: the fastest)")
-    parser.add_argument("--precision", help="fp32 or bf16 (default: bf16 where the processor has it)")
+    parser.add_argument(
+        "--engine",
+        help="openvino, onnxruntime; for a GPU tensorrt_rtx, triton, tensorrt (default: the first that fits)",
+    )
+    parser.add_argument("--precision", help="fp32, bf16 or fp16 (default: bf16 where the target has it)")
     parser.add_argument("--height", type=whole_number, help="pixels of a run that does not say")
     parser.add_argument("--width", type=whole_number, help="pixels of a run that does not say")
     parser.add_argument("--num-frames", type=whole_number, help="frames of a run that does not say")
@@ -47,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="measure latencies at the end, for budgets (default: for checkpoints under 1 GB)",
     )
+    add_tensorrt_arguments(parser)
 
 
 def execute(options: argparse.Namespace) -> dict[str, Any]:
@@ -70,6 +75,7 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         force=options.force,
         check_parity=options.check_parity,
         calibrate=options.calibrate,
+        tensorrt=tensorrt_settings(options),
     )
     if options.dry_run:
         found = preview(wanted)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyflow_rt.cli.arguments import not_empty
+
+if TYPE_CHECKING:
+    from anyflow_rt.engines.bundle import Bundle
+    from anyflow_rt.engines.manifest import EngineRecord
 
 HELP = "show what a bundle holds, and check it"
 
@@ -24,6 +28,7 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     if options.verify:
         bundle.verify()
     manifest = bundle.manifest
+    engines = [(engine, _parts(bundle, engine)) for engine in manifest.engines]
     transformer, size = manifest.architecture.transformer, manifest.defaults
     answer = {
         "bundle": str(bundle.path),
@@ -36,8 +41,14 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
             for part in manifest.components
         },
         "engines": [
-            {"target": e.target, "engine": e.engine, "precision": e.precision, "profile": e.profile}
-            for e in manifest.engines
+            {
+                "target": e.target,
+                "engine": e.engine,
+                "precision": e.precision,
+                "profile": e.profile,
+                "components": parts,
+            }
+            for e, parts in engines
         ],
         "packages": dict(manifest.packages),
         "verified": bool(options.verify),
@@ -52,9 +63,26 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     for part in manifest.components:
         megabytes = sum(file.size for file in part.files) / 1e6
         lines.append(f"component   {part.name:<18} {megabytes:9.2f} MB   exported in {part.seconds:.1f} s")
-    for engine in manifest.engines:
+    for engine, parts in engines:
         lines.append(f"engine      {engine.target} {engine.engine} {engine.precision} ({engine.profile})")
+        lines += [f"            {name:<18} {_described(values)}" for name, values in parts.items()]
     if options.verify:
         lines.append("verified    every file has its hash")
     print("\n".join(lines))
     return answer
+
+
+def _parts(bundle: Bundle, engine: EngineRecord) -> dict[str, dict[str, Any]]:
+    """What TensorRT's engines say of their components; nothing of the others."""
+    from anyflow_rt.engines.tensorrt.record import RECORD, read_facts
+
+    found = [bundle.path / file.path for file in engine.files if file.path.endswith(f"/{RECORD}")]
+    return read_facts(found[0].parent).components if found else {}
+
+
+def _described(values: dict[str, Any]) -> str:
+    return (
+        f"{values['bytes'] / 1e6:9.2f} MB   {values['precision']}   {values['layers']} layers   attention: "
+        f"{values['fused']} fused, {values['decomposed']} not   built in {values['seconds']:.1f} s with "
+        f"{values['peak_memory'] / 1e9:.1f} GB"
+    )

@@ -1,0 +1,110 @@
+"""All engines of a bundle for one target: graph after graph made typed and built, one component in memory at a time."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.tensorrt.package import ENTERPRISE, PACKAGE_TARGETS, import_package
+from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS, Profile, profiles
+from anyflow_rt.engines.tensorrt.record import EngineFacts
+from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
+from anyflow_rt.engines.typed.graph import write_typed_graph
+from anyflow_rt.errors import UsageError
+
+Report = Callable[[str], object]
+
+PRECISIONS = ("bf16", "fp16")
+_TIMING_CACHE = "timing.cache"
+
+
+@dataclass(frozen=True)
+class BuiltComponent:
+    """precision: of its graph. fused, decomposed: attentions that are one kernel, and those that are taken apart.
+
+    layers: of the network before the package fused it. peak_memory: of the building process so far, bytes.
+    """
+
+    precision: str
+    fused: int
+    decomposed: int
+    layers: int
+    bytes: int
+    seconds: float
+    peak_memory: int
+    profiles: tuple[dict[str, Any], ...]
+
+
+def check_precision(target: str, precision: str) -> None:
+    """Raise UsageError for a precision that TensorRT engines do not have, or the target does not."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"TensorRT engines have no precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+    if precision == "bf16" and target == "sm_75":
+        raise UsageError("sm_75 has no bf16; use --precision fp16")
+
+
+def build_engines(
+    engine: str,
+    bundle: Bundle,
+    target: str,
+    precision: str,
+    folder: Path,
+    settings: TensorRtSettings,
+    report: Report = lambda line: None,
+) -> dict[str, str]:
+    """Write ``<component>.engine`` of every component that a run needs, and ``engine.json``, into ``folder``.
+
+    ``engine``: the package, ``tensorrt`` or ``tensorrt_rtx``. Gives the package versions that the files depend on.
+    Raises UsageError for what this package or target does not have, MissingPackageError, and EngineError with what
+    TensorRT said; the bundle's writer then leaves the bundle as it was.
+    """
+    check_precision(target, precision)
+    if target not in PACKAGE_TARGETS[engine]:
+        raise UsageError(f"{engine} has no {target}; it has {', '.join(PACKAGE_TARGETS[engine])}")
+    trt = import_package(engine)
+    from anyflow_rt.engines.tensorrt.compiler import compile_engine
+
+    built: dict[str, BuiltComponent] = {}
+    with tempfile.TemporaryDirectory(prefix="anyflow-rt-tensorrt-") as name:
+        work = Path(name)
+        for component in RUN_COMPONENTS:
+            graph = write_typed_graph(
+                component, bundle.component_path(component), work / f"{component}.onnx", precision, settings.cross_keys
+            )
+            wanted = profiles(component, graph.path, bundle.architecture, bundle.defaults.size, settings)
+            made = compile_engine(
+                trt,
+                graph.path,
+                folder / f"{component}.engine",
+                target,
+                wanted,
+                settings,
+                timing_cache=folder / _TIMING_CACHE if engine == ENTERPRISE else None,
+            )
+            built[component] = BuiltComponent(
+                precision=graph.precision,
+                fused=graph.fused,
+                decomposed=graph.decomposed,
+                layers=made.layers,
+                bytes=made.size,
+                seconds=round(made.seconds, 3),
+                peak_memory=made.peak_memory,
+                profiles=tuple(_plain(profile) for profile in wanted),
+            )
+            report(f"{component} for {target}: {made.size / 1e6:.1f} MB in {made.seconds:.1f} s")
+            for file in work.iterdir():
+                file.unlink()
+            gc.collect()
+    components = {name: asdict(component) for name, component in built.items()}
+    EngineFacts(engine, trt.__version__, target, precision, asdict(settings), components).write(folder)
+    return {engine: trt.__version__}
+
+
+def _plain(profile: Profile) -> dict[str, Any]:
+    kinds = ("usual",) if profile.is_static else ("smallest", "usual", "largest")
+    return {kind: {name: list(shape) for name, shape in getattr(profile, kind).items()} for kind in kinds}

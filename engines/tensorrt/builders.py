@@ -1,0 +1,55 @@
+"""The two TensorRTs as engine builders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from anyflow_rt.engines.builders import Builder, BuildSource, Report
+from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.gpu import present_target
+from anyflow_rt.engines.tensorrt.build import PRECISIONS, build_engines
+from anyflow_rt.engines.tensorrt.package import (
+    ENTERPRISE,
+    EXTRAS,
+    PACKAGE_TARGETS,
+    RTX,
+    describe_choice,
+    require_present,
+)
+from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
+
+
+def _build_rtx(source: BuildSource, target: str, precision: str, folder: Path, report: Report) -> dict[str, str]:
+    report(describe_choice(RTX, target))
+    return build_engines(RTX, source.bundle, target, precision, folder, source.tensorrt, report)
+
+
+def _build_enterprise(source: BuildSource, target: str, precision: str, folder: Path, report: Report) -> dict[str, str]:
+    require_present(target, present_target())
+    report(describe_choice(ENTERPRISE, target))
+    return build_engines(ENTERPRISE, source.bundle, target, precision, folder, source.tensorrt, report)
+
+
+def _profile(engine: str) -> Callable[[VideoSize, TensorRtSettings], str]:
+    def name(size: VideoSize, settings: TensorRtSettings) -> str:
+        # Asked while a build is planned: what the package does not have is refused before any work.
+        settings.check_package(engine)
+        return settings.profile_name(size)
+
+    return name
+
+
+RTX_BUILDER, ENTERPRISE_BUILDER = (
+    Builder(
+        targets=PACKAGE_TARGETS[engine],
+        precisions=PRECISIONS,
+        packages=(engine, "onnx"),
+        extra=EXTRAS[engine],
+        build=build,
+        # sm_75 has no bf16.
+        unusual={"sm_75": "fp16"},
+        profile=_profile(engine),
+    )
+    for engine, build in ((RTX, _build_rtx), (ENTERPRISE, _build_enterprise))
+)

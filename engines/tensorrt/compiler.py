@@ -1,0 +1,129 @@
+"""One typed ONNX graph -> one engine file, for one target."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from anyflow_rt.engines.targets import capability
+from anyflow_rt.engines.tensorrt.messages import make_logger, summary
+from anyflow_rt.engines.tensorrt.network import ParsedNetwork
+from anyflow_rt.engines.tensorrt.profiles import Profile
+from anyflow_rt.engines.tensorrt.progress import Advance, make_monitor
+from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
+from anyflow_rt.errors import EngineError
+
+
+@dataclass(frozen=True)
+class CompiledEngine:
+    """What a build made. ``peak_memory``: most that the process had had by then, bytes."""
+
+    path: Path
+    attentions: int
+    layers: int
+    seconds: float
+    peak_memory: int
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size
+
+
+def compile_engine(
+    trt: ModuleType,
+    graph: Path,
+    destination: Path,
+    target: str,
+    profiles: Sequence[Profile],
+    settings: TensorRtSettings,
+    *,
+    timing_cache: Path | None = None,
+    advance: Advance = lambda done, total: None,
+) -> CompiledEngine:
+    """Build ``graph`` for ``target`` and write ``destination``, without ever holding the engine in memory.
+
+    timing_cache: a file of measured tactics, read and extended (enterprise: TensorRT for RTX measures nothing).
+    Raises EngineError with everything TensorRT said; whatever ``advance`` raises ends the build.
+    """
+    start = time.perf_counter()
+    logger = make_logger(trt)
+    builder = trt.Builder(logger)
+    parsed = ParsedNetwork(trt, builder, logger, graph)
+    config = builder.create_builder_config()
+    _configure(trt, config, target, settings)
+    _add_profiles(builder, config, parsed.network, profiles)
+    cache = _read_timing_cache(config, timing_cache)
+    monitor = make_monitor(trt, advance)
+    config.progress_monitor = monitor
+    with destination.open("wb") as file:
+        built = builder.build_serialized_network_to_stream(parsed.network, config, _writer(trt, file))
+    if monitor.interrupted is not None:
+        raise monitor.interrupted
+    if not built or not destination.stat().st_size:
+        raise EngineError(
+            f"TensorRT {trt.__version__} cannot build {graph.name} for {target}: {summary(logger.errors)}; try another "
+            "precision, size or version of the package"
+        )
+    if cache is not None and timing_cache is not None:
+        timing_cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return CompiledEngine(destination, parsed.attentions, parsed.network.num_layers, time.perf_counter() - start, peak)
+
+
+def _configure(trt: ModuleType, config: Any, target: str, settings: TensorRtSettings) -> None:
+    flags = {
+        trt.BuilderFlag.WEIGHT_STREAMING: settings.weight_streaming,
+        trt.BuilderFlag.REFIT: settings.refit,
+        trt.BuilderFlag.STRIP_PLAN: settings.strip,
+        trt.BuilderFlag.VERSION_COMPATIBLE: settings.version_compatible,
+    }
+    for flag, wanted in flags.items():
+        if wanted:
+            config.set_flag(flag)
+    if settings.optimization_level is not None:
+        config.builder_optimization_level = settings.optimization_level
+    if hasattr(trt, "ComputeCapability"):
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability(target)}"), 0)
+    elif settings.hardware != "none":
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, settings.hardware.upper())
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+
+
+def _add_profiles(builder: Any, config: Any, network: Any, profiles: Sequence[Profile]) -> None:
+    """One optimisation profile each. Where there is one size only, the network has no other either."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    if len(profiles) == 1 and profiles[0].is_static:
+        for tensor in inputs:
+            tensor.shape = profiles[0].usual[tensor.name]
+        return
+    for each in profiles:
+        profile = builder.create_optimization_profile()
+        for tensor in inputs:
+            name = tensor.name
+            profile.set_shape(name, each.smallest[name], each.usual[name], each.largest[name])
+        config.add_optimization_profile(profile)
+
+
+def _read_timing_cache(config: Any, path: Path | None) -> Any:
+    """The cache that the build uses; None without a file to keep it in."""
+    if path is None:
+        return None
+    cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
+    config.set_timing_cache(cache, ignore_mismatch=True)
+    return cache
+
+
+def _writer(trt: ModuleType, file: Any) -> Any:
+    class Writer(trt.IStreamWriter):  # type: ignore[name-defined]
+        def write(self, data: bytes) -> int:
+            return file.write(data)
+
+    writer = Writer.__new__(Writer)
+    trt.IStreamWriter.__init__(writer)
+    return writer

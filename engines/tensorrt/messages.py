@@ -1,0 +1,39 @@
+"""What TensorRT says while it parses and builds: errors are kept for the message a user gets, the rest is logged."""
+
+from __future__ import annotations
+
+import logging
+from types import ModuleType
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+
+def make_logger(trt: ModuleType) -> Any:
+    """An ``ILogger`` of the package ``trt`` with a list ``errors`` of what went wrong, in order."""
+
+    class Logger(trt.ILogger):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                # Without a GPU the package notes, after anything else has failed, that it found none.
+                if "cudaError" not in message:
+                    self.errors.append(_one_line(message))
+            elif severity == trt.ILogger.Severity.WARNING:
+                _log.info("TensorRT: %s", _one_line(message))
+
+    return Logger()
+
+
+def summary(errors: list[str]) -> str:
+    """The first errors, each once, as one line."""
+    different = list(dict.fromkeys(errors))
+    text = "; ".join(different[:3]) or "it said no reason"
+    return f"{text} (and {len(different) - 3} more)" if len(different) > 3 else text
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())

@@ -1,0 +1,39 @@
+"""How far a TensorRT build has come: its nested phases as one number of finished parts of the outermost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+Advance = Callable[[int, int], object]
+"""Takes the finished steps of the whole build, and how many there are."""
+
+
+def make_monitor(trt: ModuleType, advance: Advance) -> Any:
+    """An ``IProgressMonitor`` that reports the outermost phase. An interrupt inside ``advance`` cancels the build; it
+    is kept in ``interrupted``, since it cannot pass through TensorRT."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.interrupted: BaseException | None = None
+            self._outermost: tuple[str, int] | None = None
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if parent is None and self._outermost is None:
+                self._outermost = (phase, steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if self._outermost is not None and phase == self._outermost[0]:
+                try:
+                    advance(step + 1, self._outermost[1])
+                except BaseException as error:  # noqa: BLE001 - raised again by whoever asked for the build
+                    self.interrupted = error
+            return self.interrupted is None
+
+        def phase_finish(self, phase: str) -> None:
+            if self._outermost is not None and phase == self._outermost[0]:
+                self._outermost = None
+
+    return Monitor()

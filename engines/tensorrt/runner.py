@@ -1,0 +1,139 @@
+"""A TensorRT engine on a GPU: deserialised once, inputs and outputs by address, a jump replayed as a CUDA graph.
+
+Not yet run on a GPU: ``tests/gpu`` holds what has to be seen there, ``docs/gpu.md`` how to run it.
+
+Arrays come and go as numpy arrays; what only passes from one component to another stays on the GPU, as a torch tensor.
+The state z does, too: a denoiser's answer is kept in one of two buffers, and where the caller hands the same array in
+again, as every further jump does, nothing is uploaded: z_r of one jump *is* z_t of the next. Each of the two directions
+between the buffers is a graph of its own.
+
+Prompts are padded up to the next length that the engine has a profile for; keys of the surplus get a bias that weighs
+nothing. The decoder is built for one latent frame a call and takes several one after another.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from anyflow_rt.engines.engine import Engine, TensorSpec
+from anyflow_rt.engines.geometry import NO_PADDING_BIAS
+from anyflow_rt.engines.gpu import driver_version, present_target
+from anyflow_rt.engines.mend import mend_of
+from anyflow_rt.engines.tensorrt.device import PROMPT_AXES, Execution
+from anyflow_rt.engines.tensorrt.messages import make_logger, summary
+from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package
+from anyflow_rt.engines.tensorrt.record import read_facts
+from anyflow_rt.engines.tensorrt.requirements import check_requirements
+from anyflow_rt.errors import EngineError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TensorRtEngine(Engine):
+    """One component. ``options.precision`` has to be that which the engine was built for."""
+
+    name: ClassVar[str] = RTX
+
+    def _load(self) -> None:
+        facts = read_facts(self.model_path.parent)
+        trt = import_package(self.name)
+        check_requirements(
+            facts,
+            self.model_path,
+            installed=trt.__version__,
+            present=present_target(),
+            driver=driver_version(),
+        )
+        self._trt, self._logger = trt, make_logger(trt)
+        self._all_keys = facts.settings["cross_keys"] == "all"
+        self._runtime = trt.Runtime(self._logger)
+        with self.model_path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            said = summary(self._logger.errors)
+            raise EngineError(f"{self.model_path} cannot be loaded ({said}); {mend_of(self.model_path)}")
+        cache = None if self.options.cache_dir is None else self.options.cache_dir / f"{self.model_path.stem}.runtime"
+        self._execution = Execution(trt, self._engine, self.model_path.stem, cache)
+        self._handed_out: Any = None
+
+    def _describe(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+        inputs, outputs = self._execution.signature()
+        bias = TensorSpec((None, None), np.dtype(np.float32))
+        # The contract's names, also where an engine that attends to all keys has no use for them.
+        if self._all_keys and self.model_path.stem == "conditioner":
+            return {**inputs, "pad_bias": bias}, {**outputs, "context_bias": bias}
+        return ({**inputs, "context_bias": bias} if self._all_keys and "cross_key" in inputs else inputs), outputs
+
+    def _infer(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        given = {name: array for name, array in arrays.items() if name in self._execution.inputs}
+        if self.model_path.stem == "vae_decoder_next":
+            return self._decode(given)
+        length = next((given[name].shape[axis] for name, axis in PROMPT_AXES.items() if name in given), 0)
+        profile = self._execution.profile_for(PROMPT_AXES, given)
+        padded = {name: self._padded(name, array, profile) for name, array in given.items()}
+        kept = self._handed_out is not None and given.get("latents") is self._handed_out
+        found = self._execution.run(padded, profile, reuse_state=kept)
+        return self._results(found, arrays, length)
+
+    def _results(self, found: dict[str, Tensor], arrays: Mapping[str, Any], length: int) -> dict[str, Any]:
+        if "cross_key" in found:
+            found |= self._biases(found, arrays, length)
+        if "prompt_embeds" in found:
+            found["prompt_embeds"] = found["prompt_embeds"][:, :length]
+        results = {name: value if self._in_compute_type(name) else self._host(value) for name, value in found.items()}
+        self._handed_out = results.get("z_r")
+        return results
+
+    def _biases(self, found: dict[str, Tensor], arrays: Mapping[str, Any], length: int) -> dict[str, Tensor]:
+        """The biases of the prompt's keys: those of the surplus that filled it up to a profile weigh nothing."""
+        import torch
+
+        if not self._all_keys:
+            bias = found["context_bias"].clone()
+            bias[:, length : bias.shape[1] - arrays["pad_bias"].shape[1]] = NO_PADDING_BIAS
+            return {"context_bias": bias}
+        keys = found["cross_key"].shape[3]
+        padding = int(np.rint(np.exp(np.asarray(arrays["pad_bias"], np.float64)[0]).sum()))
+        if length + padding != keys:
+            raise EngineError(
+                f"{self._label} attends to all of {keys} keys, and max_sequence_length {length + padding} was asked "
+                f"for; ask for {keys}, or build without --cross-keys all"
+            )
+        return {"context_bias": torch.zeros(found["cross_key"].shape[1], keys)}
+
+    def _decode(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """One latent frame after another: each hands its caches to the next."""
+        latents, caches = given["latents"], {name: array for name, array in given.items() if name != "latents"}
+        frames = []
+        for index in range(latents.shape[1]):
+            found = self._execution.run({"latents": latents[:, index : index + 1], **caches}, 0)
+            frames.append(self._host(found.pop("frames")))
+            caches = {name.removeprefix("next_"): value for name, value in found.items()}
+        return {"frames": np.concatenate(frames, axis=1), **{f"next_{name}": value for name, value in caches.items()}}
+
+    def _padded(self, name: str, array: Any, profile: int) -> Any:
+        axis = PROMPT_AXES.get(name)
+        if axis is None or array.shape[axis] == (wanted := self._execution.shape_of(name, profile)[axis]):
+            return array
+        return self._execution.padded(array, axis, wanted, NO_PADDING_BIAS if name == "context_bias" else 0)
+
+    @staticmethod
+    def _host(value: Tensor) -> np.ndarray:
+        import torch
+
+        value = value.view(torch.uint16) if value.dtype == torch.bfloat16 else value
+        return value.cpu().numpy()
+
+    def _release(self) -> None:
+        del self._execution, self._engine, self._runtime
+
+
+class TensorRtEnterpriseEngine(TensorRtEngine):
+    """The same, through the enterprise package."""
+
+    name: ClassVar[str] = ENTERPRISE

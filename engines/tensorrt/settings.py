@@ -1,0 +1,79 @@
+"""What may be chosen about TensorRT engines: sizes, prompts, how they are optimised, what their files hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.tensorrt.package import ENTERPRISE
+from anyflow_rt.engines.typed.graph import CROSS_KEYS
+from anyflow_rt.errors import UsageError
+
+PROMPT_LENGTHS = (32, 64, 128, 256, 512)
+"""Tokens that a prompt is padded up to; one optimisation profile each."""
+OPTIMIZATION_LEVELS = range(6)
+HARDWARE = ("none", "ampere_plus", "same_compute_capability")
+
+
+@dataclass(frozen=True)
+class TensorRtSettings:
+    """Of all components of one build.
+
+    smallest, largest: where given, engines take every size from one to the other and are quickest at the bundle's own;
+    without them they take that one alone. batch: videos a call. prompt_lengths: ascending. cross_keys: one of
+    ``CROSS_KEYS``. optimization_level: 0 to 5, None for the package's own. weight_streaming: weights need not all fit
+    the GPU. Enterprise alone: refit: weights can be replaced later; strip: they are left out until then;
+    version_compatible: runs with later versions of the package; hardware: GPUs beside the target, of ``HARDWARE``.
+    """
+
+    smallest: VideoSize | None = None
+    largest: VideoSize | None = None
+    batch: int = 1
+    prompt_lengths: tuple[int, ...] = PROMPT_LENGTHS
+    cross_keys: str = "collapsed"
+    optimization_level: int | None = None
+    weight_streaming: bool = False
+    refit: bool = False
+    strip: bool = False
+    version_compatible: bool = False
+    hardware: str = "none"
+
+    def __post_init__(self) -> None:
+        if (self.smallest is None) != (self.largest is None):
+            raise UsageError("a smallest and a largest size go together; give both or neither")
+        if self.batch < 1:
+            raise UsageError(f"batch is {self.batch}; give at least 1")
+        lengths = self.prompt_lengths
+        if not lengths or lengths[0] < 1 or list(lengths) != sorted(set(lengths)):
+            raise UsageError(f"prompt_lengths is {lengths}; give whole numbers of at least 1, ascending")
+        if self.cross_keys not in CROSS_KEYS:
+            raise UsageError(f"unknown cross_keys {self.cross_keys!r}; choose from {', '.join(CROSS_KEYS)}")
+        if self.optimization_level is not None and self.optimization_level not in OPTIMIZATION_LEVELS:
+            raise UsageError(f"optimization_level is {self.optimization_level}; choose from 0 to 5")
+        if self.hardware not in HARDWARE:
+            raise UsageError(f"unknown hardware level {self.hardware!r}; choose from {', '.join(HARDWARE)}")
+        if self.strip and not self.refit:
+            raise UsageError("strip without refit makes an engine that never gets its weights; set refit as well")
+
+    def check_package(self, engine: str) -> None:
+        """Raise UsageError for what the package ``engine`` does not have.
+
+        TensorRT for RTX 1.7 builds for one target, needs that GPU to make an engine refittable, and comes without the
+        lean runtime that version compatibility takes.
+        """
+        if engine == ENTERPRISE:
+            return
+        asked = {
+            "refit": self.refit,
+            "version_compatible": self.version_compatible,
+            f"hardware {self.hardware}": self.hardware != "none",
+        }
+        for name, wanted in asked.items():
+            if wanted:
+                raise UsageError(f"{engine} builds no engine with {name}; leave it out, or use --engine {ENTERPRISE}")
+
+    def profile_name(self, size: VideoSize) -> str:
+        """What the manifest calls engines of these settings for ``size``: frames x height x width."""
+        sizes = (size,) if self.smallest is None or self.largest is None else (self.smallest, size, self.largest)
+        name = "-".join(f"{each.num_frames}x{each.height}x{each.width}" for each in dict.fromkeys(sizes))
+        return name + ("-all_keys" if self.cross_keys == "all" else "")

@@ -1,0 +1,190 @@
+"""``build --target sm_XX`` with TensorRT: into the bundle, onto the screen, and refused in one sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from support.bundles import RandomBundle, random_bundle
+from support.commands import fails
+
+from anyflow_rt.cli.main import main
+from anyflow_rt.engines.builders import builder_for, default_builder
+from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.tensorrt import package, runner
+from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package, require_present
+from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS
+from anyflow_rt.engines.tensorrt.record import RECORD, EngineFacts, read_facts
+from anyflow_rt.engines.tensorrt.requirements import check_requirements
+from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
+from anyflow_rt.errors import EngineError, MissingPackageError, UsageError
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec(RTX) is None,
+    reason="needs the package tensorrt_rtx: pip install 'anyflow-rt[tensorrt-rtx]'",
+)
+FACTS = EngineFacts(RTX, "1.7.1.116", "sm_89", "bf16", {"cross_keys": "collapsed", "version_compatible": False}, {})
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> RandomBundle:
+    shared = random_bundle("one_head_one_layer")
+    return RandomBundle(Path(shutil.copytree(shared.path, tmp_path / "bundle")), shared.checkpoint)
+
+
+def command(made: RandomBundle, *more: str) -> list[str]:
+    return ["build", "--ckpt", str(made.checkpoint), "--out", str(made.path), "--prompt-lengths", "32", *more]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@needs_rtx
+def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command(made, "--target", "sm_89,sm_75", "--json")]) == 0
+    out, told = capsys.readouterr()
+    said = json.loads(out)
+    assert (said["exported"], said["compiled"]) == ({}, ["sm_89 tensorrt_rtx bf16", "sm_75 tensorrt_rtx fp16"])
+    assert "TensorRT for RTX makes the engine: it builds for sm_89 on any machine" in told
+    assert told.count("denoiser for sm_") == 2
+    bundle = Bundle.open(made.path)
+    bundle.verify()
+    first, second = sorted(bundle.manifest.engines, key=lambda engine: engine.target)
+    assert first.key == ("sm_75", RTX, "fp16", "9x64x64") and second.key == ("sm_89", RTX, "bf16", "9x64x64")
+    assert first.packages == {RTX: import_package(RTX).__version__}
+    folder = made.path / "engines/sm_89/tensorrt_rtx-bf16-9x64x64"
+    assert {path.name for path in folder.iterdir()} == {RECORD, *(f"{name}.engine" for name in RUN_COMPONENTS)}
+    facts = read_facts(folder)
+    denoiser = facts.components["denoiser"]
+    assert (denoiser["fused"], denoiser["decomposed"]) == (0, 2), "one head: no kernel has it, and the record says so"
+    assert denoiser["profiles"][0]["usual"]["latents"] == [1, 3, 16, 8, 8]
+
+    before = contents(made.path)
+    assert main([*command(made, "--target", "sm_89", "--json")]) == 0
+    assert not json.loads(capsys.readouterr().out)["changed"] and contents(made.path) == before
+    assert main(["inspect", str(made.path), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert "attention: 0 fused, 2 not" in shown.err
+    assert set(json.loads(shown.out)["engines"][0]["components"]) == set(RUN_COMPONENTS)
+
+    # Here is no GPU: nothing of them is loaded, and the message says what to do.
+    fails(capsys, ["run", "--bundle", str(made.path), "--prompt", "a", "--engine", RTX], "needs an NVIDIA GPU", code=1)
+    fails(capsys, command(made, "--target", "sm_75", "--precision", "bf16"), "sm_75 has no bf16", "--precision fp16")
+    fails(capsys, command(made, "--target", "sm_89", "--precision", "fp32"), "no precision 'fp32'; it has bf16, fp16")
+    fails(capsys, command(made, "--target", "sm_90", "--engine", RTX), "cannot be built for target 'sm_90'")
+    fails(
+        capsys, command(made, "--target", "sm_89", "--smallest", "5x32x32"), "smallest and a largest size go together"
+    )
+    fails(capsys, command(made, "--target", "sm_89", "--smallest", "5x32"), "frames x height x width")
+    fails(
+        capsys,
+        command(made, "--target", "sm_89", "--hardware", "ampere_plus"),
+        "builds no engine with hardware ampere_plus",
+    )
+    fails(capsys, command(made, "--target", "sm_89", "--version-compatible"), "use --engine tensorrt")
+    fails(capsys, command(made, "--target", "sm_89", "--refit"), "builds no engine with refit; leave it out")
+    fails(capsys, command(made, "--target", "sm_89", "--strip"), "set refit as well")
+    assert contents(made.path) == before
+
+
+@needs_rtx
+def test_a_failed_build_leaves_the_bundle_as_it_was(
+    made: RandomBundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(made.path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise EngineError("TensorRT 1.7 cannot build denoiser.onnx for sm_89: no reason; try another precision")
+
+    monkeypatch.setattr("anyflow_rt.engines.tensorrt.compiler.compile_engine", refuse)
+    assert main(command(made, "--target", "sm_89")) == 1
+    assert "cannot build denoiser.onnx for sm_89" in capsys.readouterr().err.splitlines()[-1]
+    assert contents(made.path) == before
+
+
+def test_without_the_package(made: RandomBundle, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in (RTX, ENTERPRISE) else found(name))
+    fails(capsys, command(made, "--target", "sm_89", "--engine", RTX), "pip install 'anyflow-rt[tensorrt-rtx]'", code=1)
+    assert default_builder("sm_89") == "triton", "what is installed comes first"
+    with pytest.raises(MissingPackageError, match=r"pip install 'anyflow-rt\[tensorrt\]'"):
+        import_package(ENTERPRISE)
+
+
+def test_enterprise_builds_on_its_own_gpu_only() -> None:
+    require_present("sm_90", "sm_90")
+    with pytest.raises(UsageError, match="only on a machine with that GPU, and this machine has none; copy the bundle"):
+        require_present("sm_90", None)
+    with pytest.raises(UsageError, match=r"this machine's is sm_80; .*, or take --engine tensorrt_rtx"):
+        require_present("sm_89", "sm_80")
+    assert builder_for(ENTERPRISE, "sm_90").usual_precision("sm_90") == "bf16"
+
+
+def test_packages_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(package.importlib, "import_module", lambda name: SimpleNamespace(__version__="10.14.1"))
+    with pytest.raises(EngineError, match=r"tensorrt 10.14.1 is too old; 10.15 or later .* pip install --upgrade"):
+        import_package(ENTERPRISE)
+
+    def broken(name: str) -> None:
+        raise OSError("libnvinfer.so.11: cannot open shared object file")
+
+    monkeypatch.setattr(package.importlib, "import_module", broken)
+    with pytest.raises(EngineError, match=r"cannot be loaded \(libnvinfer.* pip install --force-reinstall"):
+        import_package(ENTERPRISE)
+
+
+@pytest.mark.parametrize(
+    "here, words",
+    [
+        ({}, None),
+        ({"present": None}, "needs an NVIDIA GPU and this machine shows none"),
+        ({"present": "sm_86"}, "is for sm_89 and this machine's GPU is sm_86; add one with  --target sm_86"),
+        ({"driver": "550.54.15"}, "the NVIDIA driver is 550.54.15 and tensorrt_rtx needs 580 or later"),
+        ({"driver": None}, None),
+        ({"installed": "1.8.0.1"}, "built with tensorrt_rtx 1.7.1.116 and 1.8.0.1 is installed: run  pip install"),
+    ],
+)
+def test_what_engines_ask_of_a_machine(here: dict[str, str | None], words: str | None, tmp_path: Path) -> None:
+    machine = {"installed": "1.7.2", "present": "sm_89", "driver": "580.95.05", **here}
+    if words is None:
+        check_requirements(FACTS, tmp_path / "denoiser.engine", **machine)
+        return
+    with pytest.raises(EngineError, match=words.replace("(", r"\(")):
+        check_requirements(FACTS, tmp_path / "denoiser.engine", **machine)
+
+
+def test_a_version_compatible_engine_takes_later_packages(tmp_path: Path) -> None:
+    facts = EngineFacts(RTX, "1.7.1", "sm_89", "bf16", {"version_compatible": True}, {})
+    check_requirements(facts, tmp_path, installed="1.9.0", present="sm_89", driver=None)
+    with pytest.raises(EngineError, match="was built with"):
+        check_requirements(facts, tmp_path, installed="1.6.0", present="sm_89", driver=None)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"schema": 9}', '{"schema": 1, "odd": 1}', "[]"])
+def test_a_damaged_record(text: str, tmp_path: Path) -> None:
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(EngineError, match=r"engine\.json cannot be read"):
+        read_facts(tmp_path)
+
+
+@needs_rtx
+def test_an_engine_is_not_loaded_before_it_is_known_to_fit(tmp_path: Path) -> None:
+    FACTS.write(tmp_path)
+    (tmp_path / "denoiser.engine").write_bytes(b"never read")
+    with pytest.raises(EngineError, match="needs an NVIDIA GPU"):
+        runner.TensorRtEngine(tmp_path / "denoiser.engine")
+
+
+def test_profile_names() -> None:
+    from anyflow_rt.engines.geometry import VideoSize
+
+    size, small = VideoSize(81, 480, 832), VideoSize(5, 64, 64)
+    assert TensorRtSettings().profile_name(size) == "81x480x832"
+    assert TensorRtSettings(cross_keys="all").profile_name(size) == "81x480x832-all_keys"
+    assert TensorRtSettings(smallest=small, largest=size).profile_name(size) == "5x64x64-81x480x832"
