@@ -23,7 +23,7 @@ from anyflow_rt.benchmarks.results.tables import (
     settings_table,
     totals_table,
 )
-from anyflow_rt.benchmarks.results.wording import metric_name, seconds_text
+from anyflow_rt.benchmarks.results.wording import bounds_text, metric_name, seconds_text
 from anyflow_rt.benchmarks.statistics.bootstrap import Interval
 
 QUALITY, LATENCY, PARETO = "quality_vs_steps.png", "latency_vs_steps.png", "pareto.png"
@@ -104,7 +104,7 @@ def page_tiles(summary: Summary) -> tuple[Tile, ...]:
 
 
 def _interval_tile(interval: Interval, unit: str, label: str) -> Tile:
-    return Tile(f"{interval.estimate:.3g}{unit}", f"{interval.low:.3g} to {interval.high:.3g} (95%)", label)
+    return Tile(f"{interval.estimate:.3g}{unit}", f"{bounds_text(interval)} (95%)", label)
 
 
 def _quality(summary: Summary) -> Section:

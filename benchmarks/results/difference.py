@@ -1,10 +1,10 @@
 """Two results files: what got better, what got worse, what cannot be compared, and why.
 
-Scores are compared pair by pair: the same metric, prompt, seed and steps. Times have no pairs: the ratio of medians is
-bootstrapped, and it counts only where its interval lies beyond ``LATENCY_MARGIN``, since two runs of one program on one
-machine differ by more than their samples show. Every interval is corrected (Bonferroni) for the number of comparisons
-made in all. Metrics of which neither way is better, and
-scores of whole sets of videos, are not compared.
+Scores are compared pair by pair: the same metric, prompt, seed and steps; a change counts where a sign-flip test by
+prompt says that it is not chance. Times have no pairs: the ratio of medians is bootstrapped, and it counts only where
+its interval lies beyond ``LATENCY_MARGIN``, since two runs of one program on one machine differ by more than their
+samples show. Every test and interval is corrected (Bonferroni) for the number of comparisons made in all. Metrics of
+which neither way is better, and scores of whole sets of videos, are not compared.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from anyflow_rt.benchmarks.results.text import table_lines
 from anyflow_rt.benchmarks.results.values import Results, ResultsError
 from anyflow_rt.benchmarks.results.wording import interval_text, metric_name
 from anyflow_rt.benchmarks.statistics.bootstrap import Interval
-from anyflow_rt.benchmarks.statistics.comparisons import Scores, paired_difference
+from anyflow_rt.benchmarks.statistics.comparisons import Scores, level, paired_difference
 from anyflow_rt.benchmarks.statistics.latency import summarize
+from anyflow_rt.benchmarks.statistics.sign_flip import smallest_p_value
 from anyflow_rt.benchmarks.statistics.unpaired import can_tell_apart, ratio_of_medians
 
 LATENCY_MARGIN = 0.05
@@ -113,13 +114,18 @@ def compare_results(before: Results, after: Results, *, seed: int = 0) -> Result
             f"the two results have nothing to compare ({reasons or 'no figure is in both'}); "
             "give two runs of the same prompts, seeds and steps, or of one machine"
         )
-    made = []
+    made, weak = [], 0
     for each in found:
         if isinstance(each, _Planned):
             interval, verdict, reason = each.compare(count)
             each = Comparison(each.kind, each.subject, verdict, each.before, each.after, interval, reason)
+            prompts = interval.clusters if each.kind != "latency" else None
+            weak += prompts is not None and smallest_p_value(prompts) > level(count, CONFIDENCE)
         made.append(each)
-    return ResultsDifference(tuple(made), _notes(before, after))
+    notes = _notes(before, after)
+    if weak:
+        notes += (f"{weak} comparisons of scores have too few prompts to show any change among {count}",)
+    return ResultsDifference(tuple(made), notes)
 
 
 def _quality(before: Results, after: Results, seed: int) -> list[Comparison | _Planned]:
@@ -166,7 +172,8 @@ def _score_comparison(
         interval = difference.interval
         clear = difference.direction != "unclear"
         verdict = SAME if not clear else REGRESSED if difference.is_worse(higher_is_better) else IMPROVED
-        return interval, verdict, f"{interval.samples} videos of {interval.clusters} prompts in both"
+        reason = f"{interval.samples} videos of {interval.clusters} prompts in both, p = {difference.p_value:.2g}"
+        return interval, verdict, reason
 
     return compare
 

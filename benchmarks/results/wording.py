@@ -9,6 +9,7 @@ from anyflow_rt.benchmarks.statistics.bootstrap import Interval
 from anyflow_rt.benchmarks.statistics.comparisons import Difference
 
 FIDELITY = "fidelity"
+NO_SPREAD = "no spread"
 
 
 def metric_name(metric: Metric) -> str:
@@ -36,7 +37,10 @@ def number_text(value: float) -> str:
 
 
 def bounds_text(interval: Interval, sign: str = "") -> str:
-    """The two ends; ``sign`` is "+" for differences."""
+    """The two ends; ``sign`` is "+" for differences. Where resampling found no spread there are none: the two would be
+    the estimate, and say that it is certain."""
+    if interval.method == "point":
+        return NO_SPREAD
     return f"{interval.low:{sign}.3g} to {interval.high:{sign}.3g}"
 
 
