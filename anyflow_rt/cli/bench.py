@@ -104,14 +104,16 @@ def series(text: str) -> tuple[str, str]:
 def _sweep(options: argparse.Namespace) -> dict[str, Any]:
     from anyflow_rt.benchmarks.results.text import summary_lines
     from anyflow_rt.benchmarks.sweep.options import SweepOptions
-    from anyflow_rt.benchmarks.sweep.prompts import SHAPES, read_prompts
+    from anyflow_rt.benchmarks.sweep.prompts import SHAPES, describe_source, read_prompts
     from anyflow_rt.benchmarks.sweep.sweep import run_sweep
 
     given = {name: getattr(options, name) for name in PASSED_ON if getattr(options, name) is not None}
+    prompts = options.prompts or SHAPES
     wanted = SweepOptions(
         bundle=None if options.bundle is None else Path(options.bundle),
         report=REPORT if options.report is None else Path(options.report),
-        prompts=read_prompts(options.prompts or SHAPES, options.num_prompts),
+        prompts=read_prompts(prompts, options.num_prompts),
+        prompt_source=describe_source(prompts),
         metrics=options.metrics or ("shapes", "fidelity", "motion"),
         **given,
     )

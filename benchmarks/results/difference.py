@@ -31,6 +31,8 @@ IMPROVED, SAME, REGRESSED, INCOMPARABLE = "improved", "same", "regressed", "inco
 TAIL_RESAMPLES = 5
 """Resamples beyond each end of an interval: corrected intervals reach far out, and need more resamples for it."""
 FEWEST_PROMPTS = 2
+NOTED = ("engine", "precision", "mean_velocity", "reference_steps", "rounds", "seeds", "first_seed", "prompts")
+"""Settings that may differ."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def _quality(before: Results, after: Results, seed: int) -> list[Comparison | _P
     sizes = _fault(
         "size", list(before.settings.size) or "unknown", list(after.settings.size) or "unknown", "videos of other sizes"
     )
+    references = before.settings.reference_steps, after.settings.reference_steps
     for series, name in dict.fromkeys([*ours, *theirs]):
         old, new = ours.get((series, name), {}), theirs.get((series, name), {})
         first, second = before.metric(name), after.metric(name)
@@ -142,6 +145,8 @@ def _quality(before: Results, after: Results, seed: int) -> list[Comparison | _P
             continue
         kind = "fidelity" if first.fidelity or second.fidelity else "quality"
         other = None if first == second else f"{name} is described differently in the two, so it is another metric"
+        if kind == "fidelity" and other is None and None not in references:
+            other = _fault("reference steps", *references, "likeness to other references")
         for steps in sorted({*old, *new}):
             subject = f"{metric_name(first)} of {series} at {steps} steps"
             pairs = sorted(old.get(steps, {}).keys() & new.get(steps, {}).keys())
@@ -245,9 +250,8 @@ def _resamples(comparisons: int) -> int:
 
 def _notes(before: Results, after: Results) -> tuple[str, ...]:
     """What differs and does not forbid comparing: often it is what the comparison is about."""
-    settings = (
-        (name, getattr(before.settings, name), getattr(after.settings, name)) for name in ("engine", "precision")
-    )
+    known = [(name, getattr(before.settings, name), getattr(after.settings, name)) for name in NOTED]
+    settings = [(name.replace("_", " "), first, second) for name, first, second in known if None not in (first, second)]
     pairs = [
         ("bundle", before.bundle_id, after.bundle_id),
         ("commit", before.commit, after.commit),

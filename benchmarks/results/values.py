@@ -1,6 +1,6 @@
 """What one ``bench`` run measured: every raw sample, and what is needed to judge it. The content of results.json.
 
-A field without a default must be in the file. docs/results.md describes the file for people; ``reading`` reads it.
+A field without a default must be in the file. docs/results.md describes the file for people; ``file`` reads it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Settings:
-    """What was run. size: frames, height, width; the last three are sentences for people."""
+    """What was run. size: frames, height, width; warm_up, timed and cached are sentences for people.
+
+    mean_velocity: jumps; False for Euler steps. reference_steps: of the videos that fidelity is likeness to. rounds:
+    timed runs at every step count. seeds: videos of each prompt; no two videos share a seed, and first_seed is the
+    lowest. prompts: where they come from. None and "unknown" in files that were written before these were kept.
+    """
 
     size: tuple[int, ...] = ()
     fps: float | None = None
@@ -56,6 +61,12 @@ class Settings:
     warm_up: str = UNKNOWN
     timed: str = UNKNOWN
     cached: str = UNKNOWN
+    mean_velocity: bool | None = None
+    reference_steps: int | None = None
+    rounds: int | None = None
+    seeds: int | None = None
+    first_seed: int | None = None
+    prompts: str = UNKNOWN
 
     def __post_init__(self) -> None:
         if self.size and (len(self.size) != 3 or min(self.size) < 1):
@@ -163,10 +174,12 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak: of the process (resident set), and of the GPU (all processes) where there is one."""
+    """Bytes at the peak: of a process (resident set), and of the GPU (all processes) where there is one. process: which
+    process that was, a few words for people."""
 
     peak_resident: int | None = None
     peak_device: int | None = None
+    process: str = UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,11 @@ def read_prompts(source: str, count: int | None) -> tuple[str, ...]:
     return prompts[:count]
 
 
+def describe_source(source: str) -> str:
+    """Where prompts come from, for people: a file by its name alone, since results are given to others."""
+    return "held-out captions of the shapes world" if source == SHAPES else f"the file {Path(source).name}"
+
+
 def _from_file(path: Path) -> tuple[str, ...]:
     try:
         content = path.read_bytes()
