@@ -104,7 +104,7 @@ def series(text: str) -> tuple[str, str]:
 def _sweep(options: argparse.Namespace) -> dict[str, Any]:
     from anyflow_rt.benchmarks.results.text import summary_lines
     from anyflow_rt.benchmarks.sweep.options import SweepOptions
-    from anyflow_rt.benchmarks.sweep.prompts import SHAPES, describe_source, read_prompts
+    from anyflow_rt.benchmarks.sweep.prompts import SHAPES, read_prompts
     from anyflow_rt.benchmarks.sweep.sweep import run_sweep
 
     given = {name: getattr(options, name) for name in PASSED_ON if getattr(options, name) is not None}
@@ -113,7 +113,7 @@ def _sweep(options: argparse.Namespace) -> dict[str, Any]:
         bundle=None if options.bundle is None else Path(options.bundle),
         report=REPORT if options.report is None else Path(options.report),
         prompts=read_prompts(prompts, options.num_prompts),
-        prompt_source=describe_source(prompts),
+        prompt_source=prompts,
         metrics=options.metrics or ("shapes", "fidelity", "motion"),
         **given,
     )

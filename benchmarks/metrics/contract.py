@@ -20,6 +20,14 @@ from anyflow_rt.errors import AnyflowError, UsageError
 FEWEST_FRAMES = 2
 
 
+class PromptError(UsageError):
+    """A metric cannot score videos of this ``prompt``. The message says why."""
+
+    def __init__(self, prompt: str, reason: str) -> None:
+        super().__init__(reason)
+        self.prompt = prompt
+
+
 @dataclass(frozen=True)
 class ScoreKind:
     """A number that a metric gives: its name, its unit ("" for a plain number or a share), which way is better (None:
@@ -84,7 +92,7 @@ class Metric(ABC):
     def check(self, prompts: Sequence[str]) -> None:
         """Say before any work what would fail later: a missing package or file, a prompt that cannot be scored.
 
-        Raises MissingPackageError, CheckpointError or UsageError.
+        Raises MissingPackageError, CheckpointError, PromptError or UsageError.
         """
 
     def check_size(self, size: VideoSize) -> None:

@@ -23,7 +23,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from anyflow_rt.benchmarks.metrics.contract import Clip, Metric, ScoreKind, Scores, SetItem
+from anyflow_rt.benchmarks.metrics.contract import Clip, Metric, PromptError, ScoreKind, Scores, SetItem
 from anyflow_rt.benchmarks.metrics.distribution import distribution_test
 from anyflow_rt.benchmarks.metrics.shapes_features import FEATURES, features, true_features
 from anyflow_rt.benchmarks.optional import optional_module
@@ -56,10 +56,13 @@ class Shapes(Metric):
     )
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Raises UsageError for a prompt outside the world's grammar, MissingPackageError without SciPy."""
+        """Raises PromptError for a prompt outside the world's grammar, MissingPackageError without SciPy."""
         optional_module("scipy.spatial", "the shapes metric")
         for prompt in prompts:
-            _attributes(prompt)
+            try:
+                _attributes(prompt)
+            except UsageError as error:
+                raise PromptError(prompt, str(error)) from error
 
     def check_size(self, size: VideoSize) -> None:
         """Raises UsageError for any but the world's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from anyflow_rt.benchmarks.results.bars_tables import against_tables, falls_sentences
 from anyflow_rt.benchmarks.results.summary import Curve, Summary
 from anyflow_rt.benchmarks.results.tables import (
     Table,
@@ -117,12 +118,13 @@ def _quality(summary: Summary) -> Section:
         "Points are means with 95% intervals, bootstrapped by prompt. Lines are the envelope: the best that this "
         "many steps or fewer give. More steps are not always better."
     )
+    sentences += falls_sentences(summary)
     return Section(
         "Likeness against steps" if metric.fidelity else "Quality against steps",
         tuple(sentences),
         QUALITY,
         f"{metric_name(metric)} against the number of steps, with intervals",
-        _present(curve_table(curves[0]), changes_table(curves[0])),
+        (*_present(curve_table(curves[0]), changes_table(curves[0])), *against_tables(summary)),
         _curve_folds(curves[1:]),
     )
 

@@ -20,7 +20,7 @@ class SweepOptions:
 
     reference_steps: of the videos that fidelity is measured to; as many again are made of twice as many steps.
     rounds: timed runs at every number of steps. jump_videos: videos whose single jumps are measured, 0 for none.
-    prompt_source: where the prompts come from, for people.
+    prompt_source: what ``read_prompts`` read them from, "unknown" for others.
     """
 
     bundle: Path | None

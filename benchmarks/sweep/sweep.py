@@ -31,6 +31,7 @@ from anyflow_rt.benchmarks.sweep.jump_errors import measure_jumps
 from anyflow_rt.benchmarks.sweep.latency import CACHED, TIMED, WARM_UP, measure_latency
 from anyflow_rt.benchmarks.sweep.memory import measure_memory
 from anyflow_rt.benchmarks.sweep.options import SweepOptions
+from anyflow_rt.benchmarks.sweep.prompts import describe_source
 from anyflow_rt.benchmarks.sweep.quality import Generate, measure_quality
 from anyflow_rt.benchmarks.sweep.tally import Display, Tally
 from anyflow_rt.engines.geometry import PAD_KEYS, latent_size, token_grid
@@ -121,7 +122,7 @@ def _measure(
             rounds=options.rounds,
             seeds=options.seeds,
             first_seed=options.first_seed,
-            prompts=options.prompt_source,
+            prompts=describe_source(options.prompt_source),
         ),
         metrics=describe_metrics(chosen),
         set_scores=sets,
