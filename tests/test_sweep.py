@@ -109,6 +109,12 @@ def test_redrawing_and_comparing(whole: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["bench", "--from", source, "--series", f"other={source}", "--report", str(again)]) == 0
     assert {each.series for each in read_results(again).quality} == {SHIPPED, "other"}
     assert main(["bench", "--from", source, "--series", f"other={source}"]) == 2
+    for flags in (["--resume"], ["--euler"], ["--steps", "1"], ["--bundle", "b"], ["--metrics", "motion"]):
+        assert main(["bench", "--from", source, *flags]) == 2
+        assert main(["bench", *flags, "diff", source, source]) == 2
+        said = capsys.readouterr().err
+        assert f"{flags[0]} does nothing with --from; leave it out" in said
+        assert f"{flags[0]} does nothing with bench diff; leave it out" in said
     capsys.readouterr()
     assert main(["bench", "diff", source, source, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["exit_code"] == 0

@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FILE",
         help="with --from: draw the quality of another results.json beside it; may be given several times",
     )
+    flags = {action.dest: (action.option_strings[0], action.default) for action in parser._actions}
+    parser.set_defaults(flags=flags)
     _add_parts(parser)
 
 
@@ -67,20 +69,32 @@ def _add_parts(parser: argparse.ArgumentParser) -> None:
             # What both have would be undone by the part's default; ``main`` adds the last two to every verb.
             if action.dest in known | {"json", "debug"}:
                 action.default = argparse.SUPPRESS
+        part.set_defaults(takes=frozenset(action.dest for action in part._actions))
 
 
 PASSED_ON = ("steps", "seeds", "compare", "rounds", "jump_videos", "mean_velocity", "engine", "precision", "resume")
 
 
+REDRAWN_WITH = frozenset({"source", "series", "report"})
+
+
 def execute(options: argparse.Namespace) -> dict[str, Any]:
     """Run the part asked for, report on stderr, and return the values of ``--json``."""
-    if options.part == "diff":
-        return _diff(options)
-    if options.part == "budget":
-        return _budget(options)
+    if options.part is not None:
+        _refuse_others(options, options.takes, f"bench {options.part}")
+        return {"diff": _diff, "budget": _budget}[options.part](options)
     if options.source is not None or options.series:
+        _refuse_others(options, REDRAWN_WITH, "--from" if options.source is not None else "--series")
         return _redraw(options)
     return _sweep(options)
+
+
+def _refuse_others(options: argparse.Namespace, takes: frozenset[str], what: str) -> None:
+    from anyflow_rt.errors import UsageError
+
+    for name, (flag, default) in options.flags.items():
+        if name not in takes and getattr(options, name, default) != default:
+            raise UsageError(f"{flag} does nothing with {what}; leave it out")
 
 
 def step_counts(text: str) -> tuple[int, ...]:

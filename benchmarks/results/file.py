@@ -45,6 +45,8 @@ def results_from_json(text: str) -> Results:
         body = json.loads(text)
     except json.JSONDecodeError as error:
         raise ResultsError(f"not valid JSON (line {error.lineno}: {error.msg}); {_MEND}") from None
+    except ValueError:
+        raise ResultsError(f"not valid JSON (a number of thousands of digits); {_MEND}") from None
     except RecursionError:
         raise ResultsError(f"not valid JSON (nested without end); {_MEND}") from None
     if not isinstance(body, dict):

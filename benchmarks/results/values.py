@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from anyflow_rt.errors import AnyflowError
+from anyflow_rt.sampling.schedule import MAX_STEPS
 
 SCHEMA = 1
 SHIPPED = "shipped"
@@ -17,6 +18,8 @@ SHIPPED = "shipped"
 TOTAL, JUMP = "total", "jump"
 """Stages with a meaning here: end to end, and one denoiser call. Others are named by the runner."""
 UNKNOWN = "unknown"
+SHORTEST = 1e-9
+"""Seconds of a run that another can be divided by."""
 
 
 class ResultsError(AnyflowError):
@@ -217,7 +220,7 @@ class PeerSamples:
     def __post_init__(self) -> None:
         _require_steps(self.steps)
         for seconds in (self.ours, self.theirs):
-            _require_samples(f"{self.peer} at {self.steps} steps", seconds, least=0.0)
+            _require_samples(f"{self.peer} at {self.steps} steps", seconds, least=SHORTEST)
         if len(self.ours) != len(self.theirs):
             raise ResultsError(
                 f"{self.peer} at {self.steps} steps: {len(self.ours)} of our runs and {len(self.theirs)} of the "
@@ -295,8 +298,8 @@ class Results:
 
 
 def _require_steps(steps: int) -> None:
-    if steps < 1:
-        raise ResultsError(f"a run has at least one step, not {steps}")
+    if not 1 <= steps <= MAX_STEPS:
+        raise ResultsError(f"a run has 1 to {MAX_STEPS} steps, not {steps}")
 
 
 def _require_samples(what: str, samples: Iterable[float], least: float) -> None:

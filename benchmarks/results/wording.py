@@ -33,7 +33,7 @@ def seconds_text(seconds: float) -> str:
 
 def number_text(value: float) -> str:
     """Three digits, without an exponent where that is readable."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 def bounds_text(interval: Interval, sign: str = "") -> str:

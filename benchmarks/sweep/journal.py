@@ -17,6 +17,8 @@ from typing import Any, Self
 from anyflow_rt.errors import OutputError, UsageError
 
 NAME = "samples.jsonl"
+CONTEXT, FAULT = "context", "fault"
+"""Kinds that are no samples: the programs that measured, and why times mean nothing."""
 Key = tuple[Any, ...]
 
 
@@ -60,7 +62,7 @@ class Journal:
     @property
     def samples(self) -> int:
         """How many there are."""
-        return sum(len(found) for found in self._found.values())
+        return sum(len(found) for kind, found in self._found.items() if kind not in (CONTEXT, FAULT))
 
     @contextmanager
     def interrupts(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ from anyflow_rt.benchmarks.results.values import Ceiling, JumpError, Rate, Resul
 from anyflow_rt.benchmarks.sweep.calibrating import keep_calibration
 from anyflow_rt.benchmarks.sweep.checks import check_bundle, check_packages
 from anyflow_rt.benchmarks.sweep.comparison import compare
-from anyflow_rt.benchmarks.sweep.journal import NAME, Journal
+from anyflow_rt.benchmarks.sweep.journal import CONTEXT, NAME, Journal
 from anyflow_rt.benchmarks.sweep.jump_errors import measure_jumps
 from anyflow_rt.benchmarks.sweep.latency import CACHED, TIMED, WARM_UP, measure_latency
 from anyflow_rt.benchmarks.sweep.memory import measure_memory
@@ -34,6 +34,7 @@ from anyflow_rt.benchmarks.sweep.options import SweepOptions
 from anyflow_rt.benchmarks.sweep.prompts import describe_source
 from anyflow_rt.benchmarks.sweep.quality import Generate, measure_quality
 from anyflow_rt.benchmarks.sweep.tally import Display, Tally
+from anyflow_rt.benchmarks.sweep.watching import faults
 from anyflow_rt.engines.geometry import PAD_KEYS, latent_size, token_grid
 from anyflow_rt.prompt import PromptTokenizer
 from anyflow_rt.runtime import Runtime
@@ -63,7 +64,9 @@ def run_sweep(options: SweepOptions, say: Callable[[str], None], display: Callab
         with anyflow_rt.load(options.bundle, engine=options.engine, precision=options.precision) as runtime:
             check_bundle(options, runtime, chosen)
             prepare_report(options.report)
-            identity = options.identity(runtime.bundle.id, runtime.engine, runtime.precision)
+            machine = describe_machine()
+            on = {"processor": machine.processor, "cores": machine.cores}
+            identity = options.identity(runtime.bundle.id, runtime.engine, runtime.precision) | on
             with Journal(options.report / NAME, identity, resume=options.resume) as journal, journal.interrupts():
                 results, sheet = _measure(options, runtime, chosen, Tally(journal, say, display))
                 say(f"drawing the report in {options.report}")
@@ -83,10 +86,14 @@ def run_sweep(options: SweepOptions, say: Callable[[str], None], display: Callab
 def _measure(
     options: SweepOptions, runtime: Runtime, chosen: tuple[Metric, ...], tally: Tally
 ) -> tuple[Results, ContactSheet]:
+    versions, commit = package_versions(), project_commit()
+    program = (commit, ", ".join(f"{name} {version}" for name, version in versions.items()))
+    if program not in tally.journal.get(CONTEXT):
+        tally.journal.add(CONTEXT, program, None)
     limit = _ceiling(options, runtime, tally)
     rate, name = max((median(rate.gigaflops), rate.name) for rate in limit.rates)
     tally.say(f"ceiling: {rate:.0f} GFLOP/s at {limit.precision}, {name}")
-    latency, gpu, faults = measure_latency(options, runtime, tally)
+    latency, gpu = measure_latency(options, runtime, tally)
     memory = measure_memory(options, runtime, gpu, tally)
     verdict, peers = compare(options, runtime, tally) if options.compare else (None, ())
     generate = partial(_frames, options, runtime)
@@ -103,8 +110,8 @@ def _measure(
     size = runtime.bundle.defaults.size
     results = Results(
         machine=describe_machine(),
-        versions=package_versions(),
-        commit=project_commit(),
+        versions=versions,
+        commit=commit,
         bundle_id=runtime.bundle.id,
         latency=latency,
         quality=scores,
@@ -133,9 +140,16 @@ def _measure(
         peers=peers,
         parity=verdict,
         jump_errors=tuple(JumpError(start, end, tuple(errors)) for (start, end), errors in by_edge.items()),
-        invalid_reasons=faults,
+        notes=_parts(tally),
+        invalid_reasons=faults(tally),
     )
     return results, _sheet(options, generate)
+
+
+def _parts(tally: Tally) -> tuple[str, ...]:
+    """A note where a sweep was gone on with by another program than it began with."""
+    contexts = [f"commit {commit}; {versions}" for commit, versions in tally.journal.get(CONTEXT)]
+    return (f"measured in parts, by different programs: {' / '.join(contexts)}",) if len(contexts) > 1 else ()
 
 
 def _ceiling(options: SweepOptions, runtime: Runtime, tally: Tally) -> Ceiling:
