@@ -66,8 +66,9 @@ def decode(kind: Any, value: Any, place: str = "") -> Any:
             _refuse(place, value, "a text without half characters (lone surrogates)")
         return value
     if kind is int:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return value if whole and abs(value) <= MOST_INTEGER else _refuse(place, value, "an integer of at most 64 bits")
+        if not isinstance(value, int) or isinstance(value, bool):
+            _refuse(place, value, "an integer")
+        return value if abs(value) <= MOST_INTEGER else _refuse(place, value, "an integer of at most 64 bits")
     if kind is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         good = number and abs(value) <= MOST_FLOAT  # NaN and infinities are not
