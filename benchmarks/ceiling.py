@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from anyflow_rt.benchmarks.measure import Sample
+from anyflow_rt.benchmarks.optional import optional_module
+from anyflow_rt.errors import MissingPackageError
 
 SHAPES = ((2048, 2048, 2048), (1280, 1536, 8960))
 """Rows, inner size, columns: one near-ideal product, and one of the size that a denoiser spends its time in."""
@@ -39,8 +41,12 @@ class Ceiling:
 
 
 def measure(precision: str) -> Ceiling:
-    """The matrix product rate at ``fp32`` or ``bf16``."""
-    samples = []
+    """The matrix product rate at ``fp32`` or ``bf16``, by the libraries that are installed.
+
+    Raises MissingPackageError where there is none.
+    """
+    samples: list[Sample] = []
+    absent: MissingPackageError | None = None
     for shape in SHAPES:
         generator = np.random.default_rng(0)
         rows, inner, columns = shape
@@ -51,7 +57,14 @@ def measure(precision: str) -> Ceiling:
         ]
         for name, make in (("openvino", _openvino), ("torch", _torch)):
             label = f"{name} {precision} matmul {rows}x{inner}x{columns}"
-            samples.append(Sample(label, _rates(make(precision, left, weights), shape), "GFLOP/s"))
+            try:
+                multiply = make(precision, left, weights)
+            except MissingPackageError as error:
+                absent = error
+                continue
+            samples.append(Sample(label, _rates(multiply, shape), "GFLOP/s"))
+    if absent is not None and not samples:
+        raise absent
     return Ceiling(precision, tuple(samples))
 
 
@@ -86,8 +99,7 @@ def _openvino(precision: str, left: np.ndarray, weights: list[np.ndarray]) -> Ca
 
 
 def _torch(precision: str, left: np.ndarray, weights: list[np.ndarray]) -> Callable[[], object]:
-    import torch
-
+    torch = optional_module("torch", "the machine's matrix product rate")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     rows, matrices = torch.from_numpy(left).to(dtype), [torch.from_numpy(each).to(dtype) for each in weights]
 

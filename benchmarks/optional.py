@@ -7,7 +7,7 @@ from types import ModuleType
 
 from anyflow_rt.errors import MissingPackageError
 
-DISTRIBUTIONS = {"skimage": "scikit-image"}
+DISTRIBUTIONS = {"skimage": "scikit-image", "PIL": "pillow"}
 """Top-level module -> the name that pip knows, where the two differ."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ from anyflow_rt import __version__
 from anyflow_rt.benchmarks.results import __main__ as trim
 from anyflow_rt.benchmarks.results import gpu, machine
 from anyflow_rt.benchmarks.results.file import (
+    keep_older,
     read_results,
     results_from_json,
     results_to_json,
@@ -64,6 +66,17 @@ def test_a_file_holds_every_value(tmp_path: Path) -> None:
     assert set(body["quality"][0]) == {"metric", "prompt", "seed", "steps", "score", "series"}
 
 
+def test_an_older_file_is_kept_under_its_date(tmp_path: Path) -> None:
+    place = tmp_path / "results.json"
+    assert keep_older(place) is None
+    place.write_text("first")
+    os.utime(place, (1_790_000_000, 1_790_000_000))
+    older = keep_older(place)
+    assert older is not None
+    assert re.fullmatch(r"results\.2026-09-2\dT\d{6}\.json", older.name)
+    assert (older.read_text(), place.read_text()) == ("first", "first")
+
+
 def test_the_keys_of_the_design_are_enough() -> None:
     results = results_from_json(json.dumps(SMALLEST))
     assert results.valid
@@ -99,10 +112,23 @@ def changed(*path: str | int, value: Any = None, drop: bool = False) -> str:
         (changed("latency", 0, "steps", drop=True), r"latency\[0\]\.steps is missing"),
         (changed("latency", 0, "steps", value="4"), r'latency\[0\]\.steps is "4"; an integer is needed'),
         (changed("latency", 0, "steps", value=True), r"latency\[0\]\.steps is true"),
-        (changed("latency", 0, "steps", value=0), r"latency\[0\]: a run has at least one step, not 0"),
+        (changed("latency", 0, "steps", value=0), r"latency\[0\]: a run has 1 to 1000 steps, not 0"),
         (changed("latency", 0, "seconds", value=[0.1, None]), r"latency\[0\]\.seconds\[1\] is null; a finite number"),
         (changed("latency", 0, "seconds", value=[math.nan]), r"latency\[0\]\.seconds\[0\] is NaN"),
         (changed("latency", 0, "seconds", value=[-1]), r"latency\[0\]: total at 4 steps has the sample -1.0"),
+        (
+            changed("latency", 0, "steps", value=10**30),
+            r"latency\[0\]\.steps is 10+; an integer of at most 64 bits",
+        ),
+        (changed("latency", 0, "steps", value=1001), r"latency\[0\]: a run has 1 to 1000 steps, not 1001"),
+        (
+            changed("latency", 0, "seconds", value=[10**400]),
+            r"latency\[0\]\.seconds\[0\] is 10+\.\.\.; a finite number",
+        ),
+        (changed("quality", 0, "score", value=1e308), r"quality\[0\]\.score is 1e\+308; a finite number up to 1e\+100"),
+        (changed("quality", 0, "prompt", value="\ud800"), r"quality\[0\]\.prompt is .*lone surrogates"),
+        (changed("versions", value={"\udfff": "2"}), r"versions is .*lone surrogates"),
+        ('{"schema": 1, "latency": ' + "1" * 5000 + "}", "a number of thousands of digits"),
         (changed("latency", value={}), "latency is {}; a list is needed"),
         (changed("quality", 0, "prompt", value=3), r"quality\[0\]\.prompt is 3; a text is needed"),
         (changed("quality", 0, "colour", value=3), r"quality\[0\]\.colour is not a key of this schema"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,19 @@ def bundle() -> Path:
     return random_bundle(CONFIGURATION).path
 
 
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    path = tmp_path / "prompts.txt"
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     path.write_text("\n".join(PROMPTS))
     return path
+
+
+@pytest.fixture(scope="module")
+def whole(bundle: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of one sweep."""
+    report = tmp_path_factory.mktemp("whole") / "report"
+    assert bench(bundle, prompts, report) == 0
+    return report
 
 
 def bench(bundle: Path, prompts: Path, report: Path, *more: str) -> int:
@@ -41,10 +50,8 @@ def bench(bundle: Path, prompts: Path, report: Path, *more: str) -> int:
     return main(["bench", *options, *fast, *more])
 
 
-def test_a_report_of_everything(bundle: Path, prompts: Path, tmp_path: Path) -> None:
-    report = tmp_path / "report"
-    assert bench(bundle, prompts, report) == 0
-    found = read_results(report)
+def test_a_report_of_everything(whole: Path) -> None:
+    found = read_results(whole)
     videos = {(each.prompt, each.seed, each.steps) for each in found.quality}
     assert videos == {(prompt, 1000 + place, steps) for place, prompt in enumerate(PROMPTS) for steps in (1, 2)}
     samples = {(each.steps, each.stage): len(each.seconds) for each in found.latency}
@@ -53,14 +60,29 @@ def test_a_report_of_everything(bundle: Path, prompts: Path, tmp_path: Path) -> 
     assert found.ceiling is not None
     assert found.ceiling.precision == "fp32"
     names = {"results.json", "index.html", "latency_vs_steps.png", "metrics_vs_steps.png", "contact_sheet.png"}
-    assert names <= {path.name for path in report.iterdir()}
-    assert not (report / NAME).exists()
+    assert names <= {path.name for path in whole.iterdir()}
+    assert not (whole / NAME).exists()
+    settings = found.settings
+    assert (settings.mean_velocity, settings.reference_steps, settings.rounds, settings.seeds) == (True, 32, 5, 1)
+    assert (settings.first_seed, settings.prompts) == (1000, "the file prompts.txt")
+
+
+def test_peak_memory_is_that_of_a_run_alone(whole: Path) -> None:
+    """This process has torch and matrices of a hundred megabytes in it."""
+    memory = read_results(whole).memory
+    assert memory.peak_resident is not None
+    assert 50e6 < memory.peak_resident < resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2
+    assert "anyflow-rt run" in memory.process
 
 
 def test_two_runs_score_alike_and_an_interrupted_one_goes_on(
-    bundle: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Path,
+    whole: Path,
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert bench(bundle, prompts, tmp_path / "one") == 0
     report, made = tmp_path / "two", []
     original = anyflow_rt.runtime.Runtime.generate
 
@@ -73,27 +95,30 @@ def test_two_runs_score_alike_and_an_interrupted_one_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(anyflow_rt.runtime.Runtime, "generate", generate)
         assert bench(bundle, prompts, report) == 1
-    assert (report / NAME).exists()
+    assert f"samples are kept in {report / NAME}; go on with --resume" in capsys.readouterr().err
     assert not (report / "results.json").exists()
     assert bench(bundle, prompts, report) == 2
     assert "--resume" in capsys.readouterr().err
     assert bench(bundle, prompts, report, "--resume") == 0
-    assert read_results(report).quality == read_results(tmp_path / "one").quality
+    assert read_results(report).quality == read_results(whole).quality
 
 
-def test_redrawing_and_comparing(
-    bundle: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    report, again = tmp_path / "report", tmp_path / "again"
-    assert bench(bundle, prompts, report) == 0
-    source = str(report / "results.json")
+def test_redrawing_and_comparing(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = tmp_path / "again"
+    source = str(whole / "results.json")
     assert main(["bench", "--from", source, "--series", f"other={source}", "--report", str(again)]) == 0
     assert {each.series for each in read_results(again).quality} == {SHIPPED, "other"}
     assert main(["bench", "--from", source, "--series", f"other={source}"]) == 2
+    for flags in (["--resume"], ["--euler"], ["--steps", "1"], ["--bundle", "b"], ["--metrics", "motion"]):
+        assert main(["bench", "--from", source, *flags]) == 2
+        assert main(["bench", *flags, "diff", source, source]) == 2
+        said = capsys.readouterr().err
+        assert f"{flags[0]} does nothing with --from; leave it out" in said
+        assert f"{flags[0]} does nothing with bench diff; leave it out" in said
     capsys.readouterr()
     assert main(["bench", "diff", source, source, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["exit_code"] == 0
-    found = read_results(report)
+    found = read_results(whole)
     for others in ({SHIPPED: found}, {"": found}):
         with pytest.raises(ResultsError, match="another name"):
             with_series(found, others)
@@ -106,8 +131,10 @@ def test_redrawing_and_comparing(
         (["--steps", "1,two"], "no whole number"),
         (["--steps", "0"], "1 to 1000"),
         (["--prompts", "/nowhere/prompts.txt"], "/nowhere/prompts.txt"),
-        (["--metrics", "shapes"], "a fox"),
+        (["--metrics", "motion,shapes"], "line 1 of the prompts file"),
+        (["--metrics", "shapes"], "leave out shapes with --metrics fidelity,motion"),
         (["--series", "x"], "NAME=FILE"),
+        (["--resume"], "nothing to go on with"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(
@@ -136,9 +163,8 @@ def test_jump_errors(bundle: Path) -> None:
     assert 0 < errors[32, 31] < errors[32, 0]
 
 
-def test_no_calibration_of_fidelity_alone(bundle: Path, prompts: Path, tmp_path: Path) -> None:
+def test_no_calibration_of_fidelity_alone(bundle: Path, whole: Path) -> None:
     """Fidelity is no quality: budgets are not planned by it."""
-    assert bench(bundle, prompts, tmp_path / "report") == 0
-    found = read_results(tmp_path / "report")
+    found = read_results(whole)
     path = bundle / "calibration.json"
     assert read_calibration(path, found.bundle_id) is None

@@ -95,7 +95,7 @@ def test_a_journal_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_a_journal_is_neither_overwritten_nor_mixed(tmp_path: Path) -> None:
     path = tmp_path / NAME
-    with Journal(path, SWEEP, resume=True) as journal:  # nothing to go on with: it begins
+    with Journal(path, SWEEP, resume=False) as journal:
         journal.add("quality", ("a", 1), [0.5])
     before = path.read_bytes()
     with pytest.raises(UsageError, match="--resume"):
@@ -103,12 +103,42 @@ def test_a_journal_is_neither_overwritten_nor_mixed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"steps \[1, 2\] there, \[1\] here"):
         Journal(path, {**SWEEP, "steps": [1]}, resume=True)
     assert path.read_bytes() == before
-    path.write_text("[1, 2\n" + before.decode())
-    with pytest.raises(UsageError, match=r"line 1 of .* is damaged"):
-        Journal(path, SWEEP, resume=True)
-    path.write_text(json.dumps(["quality", [], 1]) + "\n")
+    path.write_text(json.dumps(["quality", [], 1]) + "\n" + before.decode())
     with pytest.raises(UsageError, match="another run"):
         Journal(path, SWEEP, resume=True)
+
+
+@pytest.mark.parametrize("line", ["[1, 2", "3", '["quality", 5, 1]', '["quality", [1]]', '["quality", [[]], 1]'])
+def test_a_damaged_line_of_a_journal_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / NAME
+    path.write_text(f"{json.dumps(SWEEP)}\n{line}\n")
+    with pytest.raises(UsageError, match=rf"line 2 of {path} is damaged; remove the file"):
+        Journal(path, SWEEP, resume=True)
+
+
+@pytest.mark.parametrize("content", ["", '{"bundle_id": "b", "st', json.dumps({"other": 1}) + "\n"])
+def test_a_journal_without_a_sample_begins_anew_and_is_not_left_behind(tmp_path: Path, content: str) -> None:
+    path = tmp_path / NAME
+    with pytest.raises(UsageError, match=f"nothing to go on with in {tmp_path}; leave out --resume"):
+        Journal(path, SWEEP, resume=True)
+    path.write_text(content)
+    with (
+        pytest.raises(KeyboardInterrupt) as stopped,
+        Journal(path, SWEEP, resume=False) as journal,
+        journal.interrupts(),
+    ):
+        raise KeyboardInterrupt
+    assert str(stopped.value) == ""
+    assert not path.exists()
+    path.write_text(content)
+    with (
+        pytest.raises(KeyboardInterrupt, match=f"1 samples are kept in {path}; go on with --resume"),
+        Journal(path, SWEEP, resume=True) as journal,
+        journal.interrupts(),
+    ):
+        journal.add("quality", ("a", 1), [0.5])
+        raise KeyboardInterrupt
+    assert json.loads(path.read_text().splitlines()[0]) == SWEEP
 
 
 def test_a_journal_that_cannot_be_written(tmp_path: Path) -> None:

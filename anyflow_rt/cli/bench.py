@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FILE",
         help="with --from: draw the quality of another results.json beside it; may be given several times",
     )
+    flags = {action.dest: (action.option_strings[0], action.default) for action in parser._actions}
+    parser.set_defaults(flags=flags)
     _add_parts(parser)
 
 
@@ -70,24 +73,37 @@ def _add_parts(parser: argparse.ArgumentParser) -> None:
             # What both have would be undone by the part's default; ``main`` adds the last two to every verb.
             if action.dest in known | {"json", "debug"}:
                 action.default = argparse.SUPPRESS
+        part.set_defaults(takes=frozenset(action.dest for action in part._actions))
 
 
 PASSED_ON = ("steps", "seeds", "compare", "rounds", "jump_videos", "mean_velocity", "engine", "precision", "resume")
 
 
+REDRAWN_WITH = frozenset({"source", "series", "report"})
+
+
 def execute(options: argparse.Namespace) -> dict[str, Any] | list[dict[str, Any]]:
     """Run the part asked for, report on stderr, and return the values of ``--json``."""
-    if options.part == "diff":
-        return _diff(options)
-    if options.part == "budget":
-        return _budget(options)
-    if options.part == "kernels":
-        from anyflow_rt.benchmarks.kernels import command
-
-        return command.execute(options, say)
+    if options.part is not None:
+        _refuse_others(options, options.takes, f"bench {options.part}")
+        parts: dict[str, Callable[[argparse.Namespace], dict[str, Any] | list[dict[str, Any]]]] = {
+            "diff": _diff,
+            "budget": _budget,
+            "kernels": _kernels,
+        }
+        return parts[options.part](options)
     if options.source is not None or options.series:
+        _refuse_others(options, REDRAWN_WITH, "--from" if options.source is not None else "--series")
         return _redraw(options)
     return _sweep(options)
+
+
+def _refuse_others(options: argparse.Namespace, takes: frozenset[str], what: str) -> None:
+    from anyflow_rt.errors import UsageError
+
+    for name, (flag, default) in options.flags.items():
+        if name not in takes and getattr(options, name, default) != default:
+            raise UsageError(f"{flag} does nothing with {what}; leave it out")
 
 
 def step_counts(text: str) -> tuple[int, ...]:
@@ -115,10 +131,12 @@ def _sweep(options: argparse.Namespace) -> dict[str, Any]:
     from anyflow_rt.benchmarks.sweep.sweep import run_sweep
 
     given = {name: getattr(options, name) for name in PASSED_ON if getattr(options, name) is not None}
+    prompts = options.prompts or SHAPES
     wanted = SweepOptions(
         bundle=None if options.bundle is None else Path(options.bundle),
         report=REPORT if options.report is None else Path(options.report),
-        prompts=read_prompts(options.prompts or SHAPES, options.num_prompts),
+        prompts=read_prompts(prompts, options.num_prompts),
+        prompt_source=prompts,
         metrics=options.metrics or ("shapes", "fidelity", "motion"),
         **given,
     )
@@ -173,3 +191,9 @@ def _budget(options: argparse.Namespace) -> dict[str, Any]:
     finally:
         for each in shown.values():
             each.close()
+
+
+def _kernels(options: argparse.Namespace) -> dict[str, Any] | list[dict[str, Any]]:
+    from anyflow_rt.benchmarks.kernels import command
+
+    return command.execute(options, say)

@@ -52,9 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             answer = VERBS[options.verb].execute(options)
     except AnyflowError as error:
         return _fail(options, str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         discard_unfinished()
-        return _fail(options, "interrupted; what was there before is as it was; give the command again", FAILED)
+        kept = str(error) or "what was there before is as it was; give the command again"
+        return _fail(options, f"interrupted; {kept}", FAILED)
     except BrokenPipeError:
         return FAILED
     except MemoryError as error:

@@ -14,7 +14,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import AnyflowError, UsageError
+
+FEWEST_FRAMES = 2
+
+
+class PromptError(UsageError):
+    """A metric cannot score videos of this ``prompt``. The message says why."""
+
+    def __init__(self, prompt: str, reason: str) -> None:
+        super().__init__(reason)
+        self.prompt = prompt
 
 
 @dataclass(frozen=True)
@@ -81,8 +92,15 @@ class Metric(ABC):
     def check(self, prompts: Sequence[str]) -> None:
         """Say before any work what would fail later: a missing package or file, a prompt that cannot be scored.
 
-        Raises MissingPackageError, CheckpointError or UsageError.
+        Raises MissingPackageError, CheckpointError, PromptError or UsageError.
         """
+
+    def check_size(self, size: VideoSize) -> None:
+        """Say before any work that videos of this size cannot be scored. Raises UsageError."""
+        if size.num_frames < FEWEST_FRAMES:
+            raise UsageError(
+                f"metric {self.name}: videos of {size.num_frames} frame; use a bundle built for {FEWEST_FRAMES} or more"
+            )
 
     def score(self, frames: np.ndarray, prompt: str, reference: Reference | None = None) -> Scores:
         """Score one video, uint8 (T, H, W, 3) with at least two frames.
@@ -126,7 +144,7 @@ class Metric(ABC):
 
     def _guard(self, clip: Clip) -> None:
         frames = clip.frames
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < 2:
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < FEWEST_FRAMES:
             raise UsageError(
                 f"metric {self.name}: frames of {frames.dtype} {frames.shape}; give uint8 (T, H, W, 3), T of 2 or more"
             )

@@ -18,6 +18,7 @@ import numpy as np
 
 from anyflow_rt.benchmarks.metrics.contract import Clip, Metric, ScoreKind, Scores
 from anyflow_rt.benchmarks.optional import optional_module
+from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import UsageError
 
 PSNR_CAP = 100.0
@@ -42,11 +43,14 @@ class Fidelity(Metric):
         """Raises MissingPackageError without scikit-image. Any prompt will do."""
         _metrics()
 
+    def check_size(self, size: VideoSize) -> None:
+        """Raises UsageError for frames smaller than SSIM's window, or a single one."""
+        super().check_size(size)
+        _check_sides(size.height, size.width)
+
     def _score(self, clip: Clip) -> Scores:
         assert clip.reference is not None
-        height, width = clip.frames.shape[1:3]
-        if min(height, width) < SMALLEST_SIDE:
-            raise UsageError(f"fidelity of frames of {height}x{width}: SSIM needs {SMALLEST_SIDE} pixels a side")
+        _check_sides(*clip.frames.shape[1:3])
         plain, doubled = clip.reference.frames, clip.reference.doubled
         return Scores(
             {
@@ -56,6 +60,11 @@ class Fidelity(Metric):
                 "ssim_doubled": ssim(doubled, clip.frames),
             }
         )
+
+
+def _check_sides(height: int, width: int) -> None:
+    if min(height, width) < SMALLEST_SIDE:
+        raise UsageError(f"fidelity of frames of {height}x{width}: SSIM needs {SMALLEST_SIDE} pixels a side")
 
 
 def psnr(reference: np.ndarray, frames: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from anyflow_rt.benchmarks.metrics.contract import Clip, Metric, ScoreKind, Scores, SetItem
+from anyflow_rt.benchmarks.metrics.contract import Clip, Metric, PromptError, ScoreKind, Scores, SetItem
 from anyflow_rt.benchmarks.metrics.distribution import distribution_test
 from anyflow_rt.benchmarks.metrics.shapes_features import FEATURES, features, true_features
 from anyflow_rt.benchmarks.optional import optional_module
@@ -31,6 +31,7 @@ from anyflow_rt.benchmarks.shapes.captions import parse
 from anyflow_rt.benchmarks.shapes.judge import ATTRIBUTE_NAMES, verdict
 from anyflow_rt.benchmarks.shapes.measurement import Track, measure, redraw
 from anyflow_rt.benchmarks.shapes.world import FRAME_SIZE, MOTIONS, NUM_FRAMES, SPEED_RANGE, Attributes
+from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import UsageError
 
 POSITION_CAP = FRAME_SIZE / 2
@@ -55,10 +56,22 @@ class Shapes(Metric):
     )
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Raises UsageError for a prompt outside the world's grammar, MissingPackageError without SciPy."""
+        """Raises PromptError for a prompt outside the world's grammar, MissingPackageError without SciPy."""
         optional_module("scipy.spatial", "the shapes metric")
         for prompt in prompts:
-            _attributes(prompt)
+            try:
+                _attributes(prompt)
+            except UsageError as error:
+                raise PromptError(prompt, str(error)) from error
+
+    def check_size(self, size: VideoSize) -> None:
+        """Raises UsageError for any but the world's."""
+        if (size.num_frames, size.height, size.width) != (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE):
+            raise UsageError(
+                f"metric shapes: clips of this world are {NUM_FRAMES} frames of {FRAME_SIZE}x{FRAME_SIZE}, and the "
+                f"bundle makes {size.num_frames} of {size.height}x{size.width}; leave it out with --metrics "
+                "fidelity,motion"
+            )
 
     def _score(self, clip: Clip) -> Scores:
         if clip.frames.shape[:3] != (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE):

@@ -47,7 +47,7 @@ def metrics_chart(summary: Summary) -> bytes | None:
 
 def latency_chart(summary: Summary) -> bytes | None:
     """Median and 95th percentile end to end, the fit through them, and the peer's best; None without times."""
-    rows = summary.totals
+    rows = [row for row in summary.totals if row.latency.p50 > 0]  # the axis is logarithmic
     if not rows:
         return None
     best = [row for row in summary.peers if row.best]
@@ -71,7 +71,7 @@ def latency_chart(summary: Summary) -> bytes | None:
 
 def pareto_chart(summary: Summary) -> bytes | None:
     """The headline metric of the shipped series against seconds, each point a step count; None without both."""
-    seconds = {row.steps: row.latency.p50 for row in summary.totals}
+    seconds = {row.steps: row.latency.p50 for row in summary.totals if row.latency.p50 > 0}
     curve = summary.headline[0] if summary.headline else None
     points = [] if curve is None else [(steps, interval) for steps, interval in curve.points if steps in seconds]
     if curve is None or not points:

@@ -24,7 +24,7 @@ from anyflow_rt.output.target import OutputFile, output_error
 
 PAGE_NAME = "index.html"
 CHARTS = {QUALITY: quality_chart, LATENCY: latency_chart, PARETO: pareto_chart, METRICS: metrics_chart}
-NEEDED = ("scipy", "matplotlib", "jinja2")
+NEEDED = ("scipy", "matplotlib", "jinja2", "PIL")
 
 
 def prepare_report(directory: str | Path) -> None:

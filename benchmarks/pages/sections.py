@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from anyflow_rt.benchmarks.results.bars_tables import against_tables, falls_sentences
 from anyflow_rt.benchmarks.results.summary import Curve, Summary
 from anyflow_rt.benchmarks.results.tables import (
     Table,
@@ -23,7 +24,7 @@ from anyflow_rt.benchmarks.results.tables import (
     settings_table,
     totals_table,
 )
-from anyflow_rt.benchmarks.results.wording import metric_name, seconds_text
+from anyflow_rt.benchmarks.results.wording import bounds_text, metric_name, seconds_text
 from anyflow_rt.benchmarks.statistics.bootstrap import Interval
 
 QUALITY, LATENCY, PARETO = "quality_vs_steps.png", "latency_vs_steps.png", "pareto.png"
@@ -104,7 +105,7 @@ def page_tiles(summary: Summary) -> tuple[Tile, ...]:
 
 
 def _interval_tile(interval: Interval, unit: str, label: str) -> Tile:
-    return Tile(f"{interval.estimate:.3g}{unit}", f"{interval.low:.3g} to {interval.high:.3g} (95%)", label)
+    return Tile(f"{interval.estimate:.3g}{unit}", f"{bounds_text(interval)} (95%)", label)
 
 
 def _quality(summary: Summary) -> Section:
@@ -117,12 +118,13 @@ def _quality(summary: Summary) -> Section:
         "Points are means with 95% intervals, bootstrapped by prompt. Lines are the envelope: the best that this "
         "many steps or fewer give. More steps are not always better."
     )
+    sentences += falls_sentences(summary)
     return Section(
         "Likeness against steps" if metric.fidelity else "Quality against steps",
         tuple(sentences),
         QUALITY,
         f"{metric_name(metric)} against the number of steps, with intervals",
-        _present(curve_table(curves[0]), changes_table(curves[0])),
+        (*_present(curve_table(curves[0]), changes_table(curves[0])), *against_tables(summary)),
         _curve_folds(curves[1:]),
     )
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 from anyflow_rt.errors import AnyflowError
+
+MOST_INTEGER = 2**63 - 1
+MOST_FLOAT = 1e100
+"""What is measured is smaller, and squares of it still add up."""
 
 
 class DecodingError(AnyflowError):
@@ -53,16 +56,23 @@ def decode(kind: Any, value: Any, place: str = "") -> Any:
     if origin is Mapping:
         if not isinstance(value, dict):
             _refuse(place, value, "an object")
-        return {key: decode(arguments[1], each, f"{place}.{key}") for key, each in value.items()}
+        return {decode(str, key, place): decode(arguments[1], each, f"{place}.{key}") for key, each in value.items()}
     if kind is bool:
         return value if isinstance(value, bool) else _refuse(place, value, "true or false")
     if kind is str:
-        return value if isinstance(value, str) else _refuse(place, value, "a text")
+        if not isinstance(value, str):
+            _refuse(place, value, "a text")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            _refuse(place, value, "a text without half characters (lone surrogates)")
+        return value
     if kind is int:
-        return value if isinstance(value, int) and not isinstance(value, bool) else _refuse(place, value, "an integer")
+        if not isinstance(value, int) or isinstance(value, bool):
+            _refuse(place, value, "an integer")
+        return value if abs(value) <= MOST_INTEGER else _refuse(place, value, "an integer of at most 64 bits")
     if kind is float:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return float(value) if good else _refuse(place, value, "a finite number")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        good = number and abs(value) <= MOST_FLOAT  # NaN and infinities are not
+        return float(value) if good else _refuse(place, value, f"a finite number up to {MOST_FLOAT:g}")
     raise TypeError(f"{place}: no rule reads {kind}")
 
 

@@ -1,10 +1,10 @@
 """Two results files: what got better, what got worse, what cannot be compared, and why.
 
-Scores are compared pair by pair: the same metric, prompt, seed and steps. Times have no pairs: the ratio of medians is
-bootstrapped, and it counts only where its interval lies beyond ``LATENCY_MARGIN``, since two runs of one program on one
-machine differ by more than their samples show. Every interval is corrected (Bonferroni) for the number of comparisons
-made in all. Metrics of which neither way is better, and
-scores of whole sets of videos, are not compared.
+Scores are compared pair by pair: the same metric, prompt, seed and steps; a change counts where a sign-flip test by
+prompt says that it is not chance. Times have no pairs: the ratio of medians is bootstrapped, and it counts only where
+its interval lies beyond ``LATENCY_MARGIN``, since two runs of one program on one machine differ by more than their
+samples show. Every test and interval is corrected (Bonferroni) for the number of comparisons made in all. Metrics of
+which neither way is better, and scores of whole sets of videos, are not compared.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from anyflow_rt.benchmarks.results.text import table_lines
 from anyflow_rt.benchmarks.results.values import Results, ResultsError
 from anyflow_rt.benchmarks.results.wording import interval_text, metric_name
 from anyflow_rt.benchmarks.statistics.bootstrap import Interval
-from anyflow_rt.benchmarks.statistics.comparisons import Scores, paired_difference
+from anyflow_rt.benchmarks.statistics.comparisons import Scores, level, paired_difference
 from anyflow_rt.benchmarks.statistics.latency import summarize
+from anyflow_rt.benchmarks.statistics.sign_flip import smallest_p_value
 from anyflow_rt.benchmarks.statistics.unpaired import can_tell_apart, ratio_of_medians
 
 LATENCY_MARGIN = 0.05
@@ -30,6 +31,8 @@ IMPROVED, SAME, REGRESSED, INCOMPARABLE = "improved", "same", "regressed", "inco
 TAIL_RESAMPLES = 5
 """Resamples beyond each end of an interval: corrected intervals reach far out, and need more resamples for it."""
 FEWEST_PROMPTS = 2
+NOTED = ("engine", "precision", "mean_velocity", "reference_steps", "rounds", "seeds", "first_seed", "prompts")
+"""Settings that may differ."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +116,18 @@ def compare_results(before: Results, after: Results, *, seed: int = 0) -> Result
             f"the two results have nothing to compare ({reasons or 'no figure is in both'}); "
             "give two runs of the same prompts, seeds and steps, or of one machine"
         )
-    made = []
+    made, weak = [], 0
     for each in found:
         if isinstance(each, _Planned):
             interval, verdict, reason = each.compare(count)
             each = Comparison(each.kind, each.subject, verdict, each.before, each.after, interval, reason)
+            prompts = interval.clusters if each.kind != "latency" else None
+            weak += prompts is not None and smallest_p_value(prompts) > level(count, CONFIDENCE)
         made.append(each)
-    return ResultsDifference(tuple(made), _notes(before, after))
+    notes = _notes(before, after)
+    if weak:
+        notes += (f"{weak} comparisons of scores have too few prompts to show any change among {count}",)
+    return ResultsDifference(tuple(made), notes)
 
 
 def _quality(before: Results, after: Results, seed: int) -> list[Comparison | _Planned]:
@@ -128,6 +136,7 @@ def _quality(before: Results, after: Results, seed: int) -> list[Comparison | _P
     sizes = _fault(
         "size", list(before.settings.size) or "unknown", list(after.settings.size) or "unknown", "videos of other sizes"
     )
+    references = before.settings.reference_steps, after.settings.reference_steps
     for series, name in dict.fromkeys([*ours, *theirs]):
         old, new = ours.get((series, name), {}), theirs.get((series, name), {})
         first, second = before.metric(name), after.metric(name)
@@ -136,6 +145,8 @@ def _quality(before: Results, after: Results, seed: int) -> list[Comparison | _P
             continue
         kind = "fidelity" if first.fidelity or second.fidelity else "quality"
         other = None if first == second else f"{name} is described differently in the two, so it is another metric"
+        if kind == "fidelity" and other is None and None not in references:
+            other = _fault("reference steps", *references, "likeness to other references")
         for steps in sorted({*old, *new}):
             subject = f"{metric_name(first)} of {series} at {steps} steps"
             pairs = sorted(old.get(steps, {}).keys() & new.get(steps, {}).keys())
@@ -166,7 +177,8 @@ def _score_comparison(
         interval = difference.interval
         clear = difference.direction != "unclear"
         verdict = SAME if not clear else REGRESSED if difference.is_worse(higher_is_better) else IMPROVED
-        return interval, verdict, f"{interval.samples} videos of {interval.clusters} prompts in both"
+        reason = f"{interval.samples} videos of {interval.clusters} prompts in both, p = {difference.p_value:.2g}"
+        return interval, verdict, reason
 
     return compare
 
@@ -238,9 +250,8 @@ def _resamples(comparisons: int) -> int:
 
 def _notes(before: Results, after: Results) -> tuple[str, ...]:
     """What differs and does not forbid comparing: often it is what the comparison is about."""
-    settings = (
-        (name, getattr(before.settings, name), getattr(after.settings, name)) for name in ("engine", "precision")
-    )
+    known = [(name, getattr(before.settings, name), getattr(after.settings, name)) for name in NOTED]
+    settings = [(name.replace("_", " "), first, second) for name, first, second in known if None not in (first, second)]
     pairs = [
         ("bundle", before.bundle_id, after.bundle_id),
         ("commit", before.commit, after.commit),

@@ -6,6 +6,7 @@ One entry of a list a line, so that a file of thousands of samples still reads a
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def results_from_json(text: str) -> Results:
         body = json.loads(text)
     except json.JSONDecodeError as error:
         raise ResultsError(f"not valid JSON (line {error.lineno}: {error.msg}); {_MEND}") from None
+    except ValueError:
+        raise ResultsError(f"not valid JSON (a number of thousands of digits); {_MEND}") from None
     except RecursionError:
         raise ResultsError(f"not valid JSON (nested without end); {_MEND}") from None
     if not isinstance(body, dict):
@@ -97,6 +100,16 @@ def write_files(contents: dict[Path, bytes]) -> None:
     finally:
         for file in files:
             file.discard()
+
+
+def keep_older(path: Path) -> Path | None:
+    """Copy a file that is to be replaced to a name with its date. None where there is none; raises OutputError."""
+    if not path.is_file():
+        return None
+    written = time.strftime("%Y-%m-%dT%H%M%S", time.localtime(path.stat().st_mtime))
+    older = path.with_name(f"{path.stem}.{written}{path.suffix}")
+    write_files({older: path.read_bytes()})
+    return older
 
 
 def refuse_directories(files: Iterable[Path]) -> None:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from anyflow_rt.benchmarks.results.bars import Against, Falls, against_others, falls
 from anyflow_rt.benchmarks.results.values import JUMP, SHIPPED, TOTAL, Metric, Results
 from anyflow_rt.benchmarks.statistics.bootstrap import Interval
 from anyflow_rt.benchmarks.statistics.comparisons import Difference, Scores, means, neighbours
@@ -67,7 +68,8 @@ class CeilingRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a report shows of ``results``. headline: the curves of the metric that is drawn large."""
+    """What a report shows of ``results``. headline: the curves of the metric that is drawn large. against, falls: its
+    first series held against the others, and against itself."""
 
     results: Results
     stages: tuple[StageRow, ...]
@@ -76,6 +78,8 @@ class Summary:
     peers: tuple[PeerRow, ...]
     ceiling: CeilingRow | None
     warnings: tuple[str, ...]
+    against: tuple[Against, ...] = ()
+    falls: Falls | None = None
 
     @property
     def headline(self) -> tuple[Curve, ...]:
@@ -106,7 +110,19 @@ def summarize_results(results: Results) -> Summary:
         _peers(results),
         _ceiling(results),
         tuple(warnings),
+        *_bars(results),
     )
+
+
+def _bars(results: Results) -> tuple[tuple[Against, ...], Falls | None]:
+    name = headline_metric(results)
+    every = ((series, by_steps) for (series, of), by_steps in scores_by_steps(results).items() if of == name)
+    curves = {series: _paired(by_steps) for series, by_steps in sorted(every, key=lambda each: each[0] != SHIPPED)}
+    curves = {series: by_steps for series, by_steps in curves.items() if all(by_steps.values())}
+    if name is None or not curves:
+        return (), None
+    metric, first = results.metric(name), next(iter(curves))
+    return against_others(metric, curves), falls(metric, first, curves[first])
 
 
 def headline_metric(results: Results) -> str | None:
@@ -144,20 +160,24 @@ def _stages(results: Results) -> tuple[StageRow, ...]:
 def _curves(results: Results) -> tuple[tuple[Curve, ...], list[str]]:
     curves, warnings = [], []
     for (series, name), by_steps in scores_by_steps(results).items():
-        common = set.intersection(*(set(scores) for scores in by_steps.values()))
+        paired = _paired(by_steps)
+        common = next(iter(paired.values()))
         every = set.union(*(set(scores) for scores in by_steps.values()))
         if not common:
             warnings.append(f"{name} of {series} is not shown: no (prompt, seed) was scored at every step count")
             continue
         if len(common) < len(every):
             warnings.append(f"{name} of {series}: {len(every) - len(common)} of {len(every)} pairs lack a step count")
-        paired: Mapping[int, Scores] = {
-            steps: {pair: scores[pair] for pair in common} for steps, scores in by_steps.items()
-        }
         metric, points = results.metric(name), means(paired, confidence=CONFIDENCE)
         changes = neighbours(paired, confidence=CONFIDENCE) if len(paired) > 1 else ()
         curves.append(Curve(series, metric, points, _envelope(metric, points), changes, len(every) - len(common)))
     return tuple(curves), warnings
+
+
+def _paired(by_steps: Mapping[int, Scores]) -> dict[int, Scores]:
+    """The scores of the pairs that were scored at every step count."""
+    common = set.intersection(*(set(scores) for scores in by_steps.values()))
+    return {steps: {pair: scores[pair] for pair in common} for steps, scores in by_steps.items()}
 
 
 def _envelope(metric: Metric, points: tuple[tuple[int, Interval], ...]) -> Envelope | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anyflow_rt.benchmarks.results.summary import Curve, PeerRow, StageRow, Summary
+from anyflow_rt.benchmarks.results.values import UNKNOWN, Settings
 from anyflow_rt.benchmarks.results.wording import (
     bounds_text,
     bytes_text,
@@ -88,7 +89,8 @@ def memory_sentences(summary: Summary) -> tuple[str, ...]:
     memory, gpu = summary.results.memory, summary.results.gpu
     found = []
     if memory.peak_resident is not None:
-        found.append(f"Peak memory: {bytes_text(memory.peak_resident)} resident.")
+        process = "" if memory.process == UNKNOWN else f", {memory.process}"
+        found.append(f"Peak memory: {bytes_text(memory.peak_resident)} resident{process}.")
     if memory.peak_device is not None:
         found.append(f"Peak GPU memory: {bytes_text(memory.peak_device)}, all processes counted.")
     if gpu is not None:
@@ -202,6 +204,7 @@ def settings_table(summary: Summary) -> Table:
         ("measured", when_text(results.created)),
         ("engine", f"{settings.engine}, {settings.precision}"),
         ("video", f"{size_text(settings)}, batch {settings.batch}"),
+        *_settings_rows(settings),
         ("warm-up", settings.warm_up),
         ("timed", settings.timed),
         ("cached", settings.cached),
@@ -215,3 +218,16 @@ def settings_table(summary: Summary) -> Table:
         ("bundle", results.bundle_id),
     )
     return Table("What was measured, where", ("what", "value"), rows, numbers=False)
+
+
+def _settings_rows(settings: Settings) -> tuple[tuple[str, str], ...]:
+    """What was asked for; nothing for what an older file does not say."""
+    kinds = {True: "jumps (mean velocity)", False: "Euler steps (r = t)"}
+    rows = (
+        ("steps are", None if settings.mean_velocity is None else kinds[settings.mean_velocity]),
+        ("prompts", None if settings.prompts == UNKNOWN else settings.prompts),
+        ("videos", settings.seeds and f"{settings.seeds} of each prompt, seeds from {settings.first_seed} on"),
+        ("fidelity to", settings.reference_steps and f"{settings.reference_steps} and twice as many steps"),
+        ("timed runs", settings.rounds and f"{settings.rounds} at each step count"),
+    )
+    return tuple((name, text) for name, text in rows if text is not None)

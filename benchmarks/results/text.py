@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anyflow_rt.benchmarks.results.bars_tables import against_tables, falls_sentences
 from anyflow_rt.benchmarks.results.summary import Summary
 from anyflow_rt.benchmarks.results.tables import (
     Table,
@@ -29,6 +30,9 @@ def summary_lines(summary: Summary) -> list[str]:
         lines += table_lines(table)
     for curve in summary.curves:
         lines += table_lines(curve_table(curve)) + _optional(changes_table(curve))
+    for table in against_tables(summary):
+        lines += table_lines(table)
+    lines += falls_sentences(summary)
     return lines + _optional(set_scores_table(summary)) + [f"note: {note}" for note in summary.results.notes]
 
 

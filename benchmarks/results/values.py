@@ -1,6 +1,6 @@
 """What one ``bench`` run measured: every raw sample, and what is needed to judge it. The content of results.json.
 
-A field without a default must be in the file. docs/results.md describes the file for people; ``reading`` reads it.
+A field without a default must be in the file. docs/results.md describes the file for people; ``file`` reads it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from anyflow_rt.errors import AnyflowError
+from anyflow_rt.sampling.schedule import MAX_STEPS
 
 SCHEMA = 1
 SHIPPED = "shipped"
@@ -17,6 +18,8 @@ SHIPPED = "shipped"
 TOTAL, JUMP = "total", "jump"
 """Stages with a meaning here: end to end, and one denoiser call. Others are named by the runner."""
 UNKNOWN = "unknown"
+SHORTEST = 1e-9
+"""Seconds of a run that another can be divided by."""
 
 
 class ResultsError(AnyflowError):
@@ -46,7 +49,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Settings:
-    """What was run. size: frames, height, width; the last three are sentences for people."""
+    """What was run. size: frames, height, width; warm_up, timed and cached are sentences for people.
+
+    mean_velocity: jumps; False for Euler steps. reference_steps: of the videos that fidelity is likeness to. rounds:
+    timed runs at every step count. seeds: videos of each prompt; no two videos share a seed, and first_seed is the
+    lowest. prompts: where they come from. None and "unknown" in files that were written before these were kept.
+    """
 
     size: tuple[int, ...] = ()
     fps: float | None = None
@@ -56,6 +64,12 @@ class Settings:
     warm_up: str = UNKNOWN
     timed: str = UNKNOWN
     cached: str = UNKNOWN
+    mean_velocity: bool | None = None
+    reference_steps: int | None = None
+    rounds: int | None = None
+    seeds: int | None = None
+    first_seed: int | None = None
+    prompts: str = UNKNOWN
 
     def __post_init__(self) -> None:
         if self.size and (len(self.size) != 3 or min(self.size) < 1):
@@ -163,10 +177,12 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak: of the process (resident set), and of the GPU (all processes) where there is one."""
+    """Bytes at the peak: of a process (resident set), and of the GPU (all processes) where there is one. process: which
+    process that was, a few words for people."""
 
     peak_resident: int | None = None
     peak_device: int | None = None
+    process: str = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -204,7 +220,7 @@ class PeerSamples:
     def __post_init__(self) -> None:
         _require_steps(self.steps)
         for seconds in (self.ours, self.theirs):
-            _require_samples(f"{self.peer} at {self.steps} steps", seconds, least=0.0)
+            _require_samples(f"{self.peer} at {self.steps} steps", seconds, least=SHORTEST)
         if len(self.ours) != len(self.theirs):
             raise ResultsError(
                 f"{self.peer} at {self.steps} steps: {len(self.ours)} of our runs and {len(self.theirs)} of the "
@@ -282,8 +298,8 @@ class Results:
 
 
 def _require_steps(steps: int) -> None:
-    if steps < 1:
-        raise ResultsError(f"a run has at least one step, not {steps}")
+    if not 1 <= steps <= MAX_STEPS:
+        raise ResultsError(f"a run has 1 to {MAX_STEPS} steps, not {steps}")
 
 
 def _require_samples(what: str, samples: Iterable[float], least: float) -> None:

@@ -9,6 +9,7 @@ from anyflow_rt.benchmarks.statistics.bootstrap import Interval
 from anyflow_rt.benchmarks.statistics.comparisons import Difference
 
 FIDELITY = "fidelity"
+NO_SPREAD = "no spread"
 
 
 def metric_name(metric: Metric) -> str:
@@ -32,11 +33,14 @@ def seconds_text(seconds: float) -> str:
 
 def number_text(value: float) -> str:
     """Three digits, without an exponent where that is readable."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 def bounds_text(interval: Interval, sign: str = "") -> str:
-    """The two ends; ``sign`` is "+" for differences."""
+    """The two ends; ``sign`` is "+" for differences. Where resampling found no spread there are none: the two would be
+    the estimate, and say that it is certain."""
+    if interval.method == "point":
+        return NO_SPREAD
     return f"{interval.low:{sign}.3g} to {interval.high:{sign}.3g}"
 
 

@@ -3,6 +3,9 @@
 Videos of one prompt resemble each other, so whole prompts are drawn, with replacement, and not single videos. The
 mean of a resample is the sum of its clusters' sums over the sum of their counts. The interval is SciPy's: BCa
 (Efron 1987, bias-corrected and accelerated) or plain percentiles.
+
+Where every score is 0 or 1 and all clusters agree, resampling finds no spread, and yet the next cluster may differ:
+such a share gets Wilson's interval (1927) with as many trials as there are clusters.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import math
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -29,7 +33,8 @@ class Interval:
 
     ``method`` is that of the bounds: "percentile" also where BCa was asked for and its correction is undefined (all
     resamples on one side of the estimate), and "point" where every cluster has the same mean or there is one cluster.
-    Then low = high = estimate, which says that resampling found no spread, not that the estimate is certain.
+    Then low = high = estimate, which says that resampling found no spread, not that the estimate is certain; "wilson"
+    is a share in that place.
     """
 
     estimate: float
@@ -53,30 +58,47 @@ def bootstrap_mean(
     resamples: int = 5000,
     seed: int = 0,
     method: str = "bca",
+    share: bool = False,
 ) -> Interval:
     """The mean of values (n,) and its interval; ``clusters`` (n,) says which values belong together (the prompt).
 
+    share: every value is 0 or 1, here and wherever else the score is measured, so that their mean is a share.
     Raises UsageError for no values, lengths that differ, values that are not finite, fewer than 2,000 resamples, a
     confidence outside (0, 1) or an unknown method.
     """
     numbers = finite(values)
-    if len(numbers) != len(clusters):
-        raise UsageError(f"{len(numbers)} values but {len(clusters)} clusters: give every value its cluster")
+    sums, counts = cluster_sums(numbers, clusters)
     check_resampling(confidence, resamples)
     if method not in METHODS:
         raise UsageError(f"bootstrap method {method!r} is unknown: use one of {', '.join(METHODS)}")
-    places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    labels = np.array([places[name] for name in clusters])
-    counts = np.bincount(labels).astype(np.float64)
-    sums = np.bincount(labels, weights=numbers)
     mean = float(numbers.mean())
     if np.ptp(sums / counts) <= 1e-12 * max(1.0, abs(mean)):
+        if share:
+            bounds = _wilson(mean, len(counts), confidence)
+            return Interval(mean, *bounds, confidence, len(numbers), len(counts), resamples, "wilson")
         return Interval(mean, mean, mean, confidence, len(numbers), len(counts), resamples, "point")
     bounds = _bounds(sums, counts, confidence, resamples, seed, method)
     if not all(map(math.isfinite, bounds)):
         method = "percentile"
         bounds = _bounds(sums, counts, confidence, resamples, seed, method)
     return Interval(mean, *bounds, confidence, len(numbers), len(counts), resamples, method)
+
+
+def cluster_sums(numbers: np.ndarray, clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    """(sums, counts) of the values (n,) of every cluster, in the order they come. Raises UsageError for lengths that
+    differ."""
+    if len(numbers) != len(clusters):
+        raise UsageError(f"{len(numbers)} values but {len(clusters)} clusters: give every value its cluster")
+    places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    labels = np.array([places[name] for name in clusters])
+    return np.bincount(labels, weights=numbers), np.bincount(labels).astype(np.float64)
+
+
+def _wilson(share: float, trials: int, confidence: float) -> tuple[float, float]:
+    """(low, high) of a share of independent trials."""
+    square = NormalDist().inv_cdf((1 + confidence) / 2) ** 2 / trials
+    middle, half = share + square / 2, math.sqrt(square * (share * (1 - share) + square / 4))
+    return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))
 
 
 def _bounds(

@@ -1,20 +1,26 @@
 """Paired differences, with intervals corrected for how many are looked at.
 
 Every comparison is on the same (prompt, seed) pairs: the difference is taken pair by pair, so that what makes a prompt
-hard cancels, and its mean is bootstrapped by prompt. Of m comparisons made together, each interval has confidence
-1 - (1 - confidence) / m (Bonferroni), so that all of them hold at once with the confidence asked for.
+hard cancels. Whether it is one at all says a sign-flip test by prompt, how large it is a bootstrap by prompt. Of m
+comparisons made together, each is tested at the level (1 - confidence) / m, and has an interval of that confidence
+(Bonferroni), so that all of them hold at once with the confidence asked for.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from anyflow_rt.benchmarks.statistics.bootstrap import Interval, bootstrap_mean
+from anyflow_rt.benchmarks.statistics.sign_flip import sign_flip_p_value
 from anyflow_rt.errors import UsageError
 
 CORRECTION = "Bonferroni"
+FEWEST_DRAWS = 10_000
+DRAWS_BEYOND = 20
+"""Draws of a sign-flip test that are expected beyond a difference that just counts."""
 
 Pair = tuple[str, int]
 """A prompt and a seed."""
@@ -25,23 +31,33 @@ Scores = Mapping[Pair, float]
 @dataclass(frozen=True)
 class Difference:
     """Mean of ``after - before``, pair by pair. ``interval`` is at the corrected confidence; ``confidence`` is that of
-    all ``comparisons`` together. before, after: what was compared, such as two step counts."""
+    all ``comparisons`` together. before, after: what was compared, such as two step counts. p_value: of this difference
+    alone being chance (sign-flip test)."""
 
     before: str
     after: str
     interval: Interval
     confidence: float
     comparisons: int
+    p_value: float
     correction: str = CORRECTION
 
     @property
     def direction(self) -> str:
-        """ "up" or "down" where the interval leaves 0 out, else "unclear"."""
-        return "up" if self.interval.low > 0 else "down" if self.interval.high < 0 else "unclear"
+        """ "up" or "down" where the test, corrected, says that it is not chance, else "unclear". The interval does not
+        decide: with few prompts it is too short."""
+        if self.p_value > level(self.comparisons, self.confidence):
+            return "unclear"
+        return "up" if self.interval.estimate > 0 else "down"
 
     def is_worse(self, higher_is_better: bool) -> bool:
         """Whether ``after`` is significantly worse than ``before``."""
         return self.direction == ("down" if higher_is_better else "up")
+
+
+def level(comparisons: int, confidence: float) -> float:
+    """The p-value below which one of ``comparisons`` counts."""
+    return (1 - confidence) / comparisons
 
 
 def paired_difference(
@@ -62,14 +78,12 @@ def paired_difference(
         raise UsageError(f"{comparisons} comparisons: this one is at least one")
     _same_pairs(before, after, names)
     pairs = sorted(before)
-    interval = bootstrap_mean(
-        [after[pair] - before[pair] for pair in pairs],
-        [prompt for prompt, _ in pairs],
-        confidence=1 - (1 - confidence) / comparisons,
-        resamples=resamples,
-        seed=seed,
-    )
-    return Difference(*names, interval, confidence, comparisons)
+    changes, prompts = [after[pair] - before[pair] for pair in pairs], [prompt for prompt, _ in pairs]
+    wanted = level(comparisons, confidence)
+    interval = bootstrap_mean(changes, prompts, confidence=1 - wanted, resamples=resamples, seed=seed)
+    draws = max(FEWEST_DRAWS, math.ceil(DRAWS_BEYOND / wanted))
+    p_value = sign_flip_p_value(changes, prompts, resamples=draws, seed=seed)
+    return Difference(*names, interval, confidence, comparisons, p_value)
 
 
 def neighbours(
@@ -131,14 +145,15 @@ def means(
     scores: Mapping[int, Scores], *, confidence: float = 0.95, resamples: int = 5000, seed: int = 0
 ) -> tuple[tuple[int, Interval], ...]:
     """(steps, mean and interval) of the curve, fewest steps first. Raises UsageError where step counts differ in their
-    pairs, and as ``bootstrap_mean``."""
+    pairs, and as ``bootstrap_mean``. Scores that are all 0 or 1 are shares."""
     found = []
     steps: Sequence[int] = sorted(scores)
+    share = all(score in (0.0, 1.0) for by_pair in scores.values() for score in by_pair.values())
     for number in steps:
         _same_pairs(scores[steps[0]], scores[number], (str(steps[0]), str(number)))
         pairs = sorted(scores[number])
         values, prompts = [scores[number][pair] for pair in pairs], [prompt for prompt, _ in pairs]
-        interval = bootstrap_mean(values, prompts, confidence=confidence, resamples=resamples, seed=seed)
+        interval = bootstrap_mean(values, prompts, confidence=confidence, resamples=resamples, seed=seed, share=share)
         found.append((number, interval))
     return tuple(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,8 +40,9 @@ class CostFit:
 
     @property
     def worst_share(self) -> float:
-        """The greatest residual as a share of the fit there."""
-        return max(abs(residual) / abs(self.at(steps)) for steps, residual in self.residuals)
+        """The greatest residual as a share of the fit there; infinite where the fit is 0 and the median is not."""
+        shares = ((abs(residual), abs(self.at(steps))) for steps, residual in self.residuals)
+        return max(residual / fit if fit else math.inf if residual else 0.0 for residual, fit in shares)
 
 
 def summarize(seconds: Sequence[float]) -> Latency:

@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from anyflow_rt.benchmarks.measure import BUSY_CORES, Watch
 from anyflow_rt.benchmarks.results.gpu import GpuWatch, invalid_reasons
 from anyflow_rt.benchmarks.results.values import JUMP, TOTAL, GpuReadings, LatencySamples
 from anyflow_rt.benchmarks.sweep.journal import Key
 from anyflow_rt.benchmarks.sweep.options import SweepOptions
 from anyflow_rt.benchmarks.sweep.tally import Tally
+from anyflow_rt.benchmarks.sweep.watching import note_faults, watched
 from anyflow_rt.runtime import Runtime
 
 WARM_UPS = 3
@@ -27,40 +27,29 @@ CACHED = "nothing between calls but the rotary tables of the size; every prompt 
 
 def measure_latency(
     options: SweepOptions, runtime: Runtime, tally: Tally
-) -> tuple[tuple[LatencySamples, ...], GpuReadings | None, tuple[str, ...]]:
-    """Samples, what the GPU said meanwhile, and why the times mean nothing (empty for a good run)."""
+) -> tuple[tuple[LatencySamples, ...], GpuReadings | None]:
+    """Samples, and what the GPU said meanwhile. Why the times mean nothing, if they do, is noted in the journal."""
+    gpu = GpuWatch()
     with tempfile.TemporaryDirectory(prefix="anyflow-rt-bench-") as folder:
         run = _runs(options, runtime, Path(folder) / "video.mp4")
         keys = [(number, steps) for number in range(options.rounds) for steps in options.steps]
         if any(key not in tally.journal.get("latency") for key in keys):
             for number in range(WARM_UPS):
                 run((number, options.steps[number % len(options.steps)]))
-        watch, gpu = Watch(), GpuWatch()
-        try:
-            with gpu:
-                measured = tally.each("latency", keys, run)
-        finally:
-            _note_faults(tally, watch.other_cores(), gpu.readings)
+            with watched(tally, "latency"), gpu:
+                tally.each("latency", keys, run)
+            note_faults(tally, invalid_reasons(gpu.readings))
+    measured = tally.journal.get("latency")
     samples = [
         LatencySamples(
             steps,
             stage,
-            tuple(value for (_, of), stages in measured.items() if of == steps for value in stages[stage]),
+            tuple(value for key in keys if key[1] == steps for value in measured[key][stage]),
         )
         for steps in options.steps
         for stage in STAGES
     ]
-    return tuple(samples), gpu.readings, tuple(fault for (fault,) in tally.journal.get("fault"))
-
-
-def _note_faults(tally: Tally, others: float, readings: GpuReadings | None) -> None:
-    """Keep in the journal why times measured until now mean nothing: a resumed run did not see it."""
-    faults = invalid_reasons(readings)
-    if others > BUSY_CORES:
-        faults += (f"other processes used {others:.1f} of a core while latency was measured",)
-    for fault in faults:
-        if (fault,) not in tally.journal.get("fault"):
-            tally.journal.add("fault", (fault,), None)
+    return tuple(samples), gpu.readings
 
 
 def _runs(options: SweepOptions, runtime: Runtime, path: Path) -> Callable[[Key], dict[str, list[float]]]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from anyflow_rt.benchmarks.results.values import UNKNOWN
 from anyflow_rt.errors import UsageError
 from anyflow_rt.sampling.schedule import check_steps
 
@@ -19,6 +20,7 @@ class SweepOptions:
 
     reference_steps: of the videos that fidelity is measured to; as many again are made of twice as many steps.
     rounds: timed runs at every number of steps. jump_videos: videos whose single jumps are measured, 0 for none.
+    prompt_source: what ``read_prompts`` read them from, "unknown" for others.
     """
 
     bundle: Path | None
@@ -37,6 +39,7 @@ class SweepOptions:
     rounds: int = 20
     jump_videos: int = 8
     resume: bool = False
+    prompt_source: str = UNKNOWN
 
     def __post_init__(self) -> None:
         """Raises UsageError naming the option, its value and the mend."""
@@ -58,9 +61,9 @@ class SweepOptions:
             raise UsageError("--compare with --euler: the comparison is of jumps; leave out one of them")
 
     def identity(self, bundle_id: str, engine: str, precision: str) -> dict[str, Any]:
-        """What makes two runs one sweep: everything but the place of the report."""
+        """What makes two runs one sweep: everything but where its files are."""
         given = asdict(self) | {"engine": engine, "precision": precision}
-        left_out = ("bundle", "report", "resume")
+        left_out = ("bundle", "report", "resume", "prompt_source")
         return {"bundle_id": bundle_id} | {name: value for name, value in given.items() if name not in left_out}
 
     def videos(self) -> list[tuple[str, int]]:

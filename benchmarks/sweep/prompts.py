@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from anyflow_rt.benchmarks.results.values import UNKNOWN
 from anyflow_rt.benchmarks.shapes.captions import held_out_prompts
 from anyflow_rt.errors import UsageError
 
@@ -23,13 +24,28 @@ def read_prompts(source: str, count: int | None) -> tuple[str, ...]:
         raise UsageError(f"{count} prompts asked for; give a number of at least 1")
     if source == SHAPES:
         return tuple(prompt for prompt, _ in held_out_prompts(64 if count is None else count))
-    prompts = _from_file(Path(source))
+    prompts = tuple(_from_file(Path(source)))
     if count is not None and count > len(prompts):
         raise UsageError(f"{count} prompts asked for and {source} has {len(prompts)}; add some or ask for fewer")
     return prompts[:count]
 
 
-def _from_file(path: Path) -> tuple[str, ...]:
+def describe_source(source: str) -> str:
+    """Where prompts come from, for people: a file by its name alone, since results are given to others."""
+    if source == UNKNOWN:
+        return source
+    return "held-out captions of the shapes world" if source == SHAPES else f"the file {Path(source).name}"
+
+
+def place_of(prompt: str, source: str) -> str:
+    """Where a prompt stands, as the beginning of a message; empty where it is in no file."""
+    if source in (SHAPES, UNKNOWN):
+        return ""
+    return f"line {_from_file(Path(source))[prompt]} of the prompts file {source}: "
+
+
+def _from_file(path: Path) -> dict[str, int]:
+    """Prompt -> number of its line, in their order."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -51,4 +67,4 @@ def _from_file(path: Path) -> tuple[str, ...]:
         lines[prompt] = number
     if not lines:
         raise UsageError(f"the prompts file {path} has no prompt; write one a line")
-    return tuple(lines)
+    return lines

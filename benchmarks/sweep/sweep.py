@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-import sys
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,17 +19,22 @@ from anyflow_rt.benchmarks.metrics.registry import metrics
 from anyflow_rt.benchmarks.pages.report import prepare_report, write_report
 from anyflow_rt.benchmarks.pages.sheet import ContactSheet
 from anyflow_rt.benchmarks.results.describe import describe_metrics
+from anyflow_rt.benchmarks.results.file import RESULTS_NAME, keep_older
 from anyflow_rt.benchmarks.results.machine import describe_machine, package_versions, project_commit
 from anyflow_rt.benchmarks.results.summary import Summary
-from anyflow_rt.benchmarks.results.values import Ceiling, JumpError, Memory, Rate, Results, Settings
+from anyflow_rt.benchmarks.results.values import Ceiling, JumpError, Rate, Results, Settings
 from anyflow_rt.benchmarks.sweep.calibrating import keep_calibration
+from anyflow_rt.benchmarks.sweep.checks import check_bundle, check_packages
 from anyflow_rt.benchmarks.sweep.comparison import compare
-from anyflow_rt.benchmarks.sweep.journal import NAME, Journal
+from anyflow_rt.benchmarks.sweep.journal import CONTEXT, NAME, Journal
 from anyflow_rt.benchmarks.sweep.jump_errors import measure_jumps
 from anyflow_rt.benchmarks.sweep.latency import CACHED, TIMED, WARM_UP, measure_latency
+from anyflow_rt.benchmarks.sweep.memory import measure_memory
 from anyflow_rt.benchmarks.sweep.options import SweepOptions
+from anyflow_rt.benchmarks.sweep.prompts import describe_source
 from anyflow_rt.benchmarks.sweep.quality import Generate, measure_quality
 from anyflow_rt.benchmarks.sweep.tally import Display, Tally
+from anyflow_rt.benchmarks.sweep.watching import faults
 from anyflow_rt.engines.geometry import PAD_KEYS, latent_size, token_grid
 from anyflow_rt.prompt import PromptTokenizer
 from anyflow_rt.runtime import Runtime
@@ -54,28 +58,43 @@ def run_sweep(options: SweepOptions, say: Callable[[str], None], display: Callab
     report directory, where ``resume`` goes on. Raises AnyflowError of several kinds, each naming the mend.
     """
     chosen = metrics(options.metrics)
-    for metric in chosen:
-        metric.check(options.prompts)
-    prepare_report(options.report)
-    with anyflow_rt.load(options.bundle, engine=options.engine, precision=options.precision) as runtime:
-        identity = options.identity(runtime.bundle.id, runtime.engine, runtime.precision)
-        with Journal(options.report / NAME, identity, resume=options.resume) as journal:
-            results, sheet = _measure(options, runtime, chosen, Tally(journal, say, display))
-            say(f"drawing the report in {options.report}")
-            summary = write_report(results, options.report, sheet)
-            calibrated = keep_calibration(results, runtime.bundle, say)
-            journal.finish()
+    check_packages(options, chosen)
+    new = not options.report.exists()
+    try:
+        with anyflow_rt.load(options.bundle, engine=options.engine, precision=options.precision) as runtime:
+            check_bundle(options, runtime, chosen)
+            prepare_report(options.report)
+            machine = describe_machine()
+            on = {"processor": machine.processor, "cores": machine.cores}
+            identity = options.identity(runtime.bundle.id, runtime.engine, runtime.precision) | on
+            with Journal(options.report / NAME, identity, resume=options.resume) as journal, journal.interrupts():
+                results, sheet = _measure(options, runtime, chosen, Tally(journal, say, display))
+                say(f"drawing the report in {options.report}")
+                older = keep_older(options.report / RESULTS_NAME)
+                if older is not None:
+                    say(f"the results of another run that were there are kept as {older}")
+                summary = write_report(results, options.report, sheet)
+                calibrated = keep_calibration(results, runtime.bundle, say)
+                journal.finish()
+    finally:
+        if new:
+            with contextlib.suppress(OSError):
+                options.report.rmdir()  # where nothing came of it
     return SweepReport(results, summary, calibrated)
 
 
 def _measure(
     options: SweepOptions, runtime: Runtime, chosen: tuple[Metric, ...], tally: Tally
 ) -> tuple[Results, ContactSheet]:
+    versions, commit = package_versions(), project_commit()
+    program = (commit, ", ".join(f"{name} {version}" for name, version in versions.items()))
+    if program not in tally.journal.get(CONTEXT):
+        tally.journal.add(CONTEXT, program, None)
     limit = _ceiling(options, runtime, tally)
     rate, name = max((median(rate.gigaflops), rate.name) for rate in limit.rates)
     tally.say(f"ceiling: {rate:.0f} GFLOP/s at {limit.precision}, {name}")
-    latency, gpu, faults = measure_latency(options, runtime, tally)
-    memory = _peak_memory(gpu.used if gpu is not None else ())
+    latency, gpu = measure_latency(options, runtime, tally)
+    memory = measure_memory(options, runtime, gpu, tally)
     verdict, peers = compare(options, runtime, tally) if options.compare else (None, ())
     generate = partial(_frames, options, runtime)
     scores, features, sets = measure_quality(options, chosen, generate, tally)
@@ -91,8 +110,8 @@ def _measure(
     size = runtime.bundle.defaults.size
     results = Results(
         machine=describe_machine(),
-        versions=package_versions(),
-        commit=project_commit(),
+        versions=versions,
+        commit=commit,
         bundle_id=runtime.bundle.id,
         latency=latency,
         quality=scores,
@@ -105,6 +124,12 @@ def _measure(
             warm_up=WARM_UP,
             timed=TIMED,
             cached=CACHED,
+            mean_velocity=options.mean_velocity,
+            reference_steps=options.reference_steps if any(metric.needs_reference for metric in chosen) else None,
+            rounds=options.rounds,
+            seeds=options.seeds,
+            first_seed=options.first_seed,
+            prompts=describe_source(options.prompt_source),
         ),
         metrics=describe_metrics(chosen),
         set_scores=sets,
@@ -115,9 +140,16 @@ def _measure(
         peers=peers,
         parity=verdict,
         jump_errors=tuple(JumpError(start, end, tuple(errors)) for (start, end), errors in by_edge.items()),
-        invalid_reasons=faults,
+        notes=_parts(tally),
+        invalid_reasons=faults(tally),
     )
     return results, _sheet(options, generate)
+
+
+def _parts(tally: Tally) -> tuple[str, ...]:
+    """A note where a sweep was gone on with by another program than it began with."""
+    contexts = [f"commit {commit}; {versions}" for commit, versions in tally.journal.get(CONTEXT)]
+    return (f"measured in parts, by different programs: {' / '.join(contexts)}",) if len(contexts) > 1 else ()
 
 
 def _ceiling(options: SweepOptions, runtime: Runtime, tally: Tally) -> Ceiling:
@@ -151,10 +183,3 @@ def _sheet(options: SweepOptions, generate: Generate) -> ContactSheet:
             for steps in options.steps
         }
     )
-
-
-def _peak_memory(device: tuple[int, ...]) -> Memory:
-    """Of this process until now: the runtime and its runs, before a peer or a metric is loaded."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return Memory(peak_resident=peak, peak_device=max(device) if device else None)

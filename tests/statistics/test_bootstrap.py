@@ -72,6 +72,15 @@ def test_no_spread_is_a_point() -> None:
     assert bootstrap_mean([1.0, 2.0], ["a", "a"]).method == "point", "one cluster says nothing about others"
 
 
+def test_a_share_without_spread_is_not_certain() -> None:
+    """Wilson's interval of 0 of 20 and of 20 of 20, by Newcombe (1998): 0 to 0.1611, at 95%."""
+    found = bootstrap_mean([0.0] * 40, [number // 2 for number in range(40)], share=True)
+    assert (found.low, found.high, found.method) == (0.0, pytest.approx(0.1611, abs=1e-4), "wilson")
+    found = bootstrap_mean([1.0] * 20, range(20), share=True)
+    assert (found.low, found.high) == (pytest.approx(0.8389, abs=1e-4), 1.0)
+    assert bootstrap_mean([0.0, 1.0, 1.0], ["a", "b", "c"], share=True).method != "wilson"
+
+
 def test_it_reads_well() -> None:
     assert str(Interval(0.91234, 0.9, 0.93, 0.95, 10, 10, 2000, "bca")) == "0.9123 [0.9, 0.93]"
 

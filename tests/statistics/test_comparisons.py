@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from anyflow_rt.benchmarks.results.wording import bounds_text
 from anyflow_rt.benchmarks.statistics.bootstrap import bootstrap_mean
 from anyflow_rt.benchmarks.statistics.comparisons import means, neighbours, paired_difference, runs
 from anyflow_rt.errors import UsageError
@@ -99,6 +100,14 @@ def test_other_pairs_are_refused_by_name() -> None:
         neighbours(scores)
     with pytest.raises(UsageError, match="0 comparisons"):
         paired_difference(scores[1], scores[1], ("a", "b"), comparisons=0)
+
+
+def test_a_share_that_never_varies_has_an_interval_and_another_score_says_that_it_has_none() -> None:
+    right = {steps: {(f"prompt {number}", 0): 0.0 for number in range(8)} for steps in (1, 2)}
+    assert [found.method for _, found in means(right)] == ["wilson", "wilson"]
+    (_, found), _ = means({**right, 2: dict.fromkeys(right[2], 0.5)})
+    assert found.method == "point"
+    assert bounds_text(found) == "no spread"
 
 
 def test_one_step_count_has_no_neighbours() -> None:
