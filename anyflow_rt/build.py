@@ -17,7 +17,7 @@ from anyflow_rt.engines import locations
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.bundle_writer import BundleWriter
 from anyflow_rt.engines.checkpoint import Checkpoint
-from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
+from anyflow_rt.engines.export import EXPORT_VERSION, component_names
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import BundleError, MissingPackageError, OutputError
 from anyflow_rt.parity import Parity
@@ -67,7 +67,7 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
         force=plan.force,
         elsewhere=plan.elsewhere,
     ) as writer:
-        missing = [name for name in COMPONENT_NAMES if not writer.has_component(name)]
+        missing = [name for name in component_names(checkpoint.architecture) if not writer.has_component(name)]
         if missing:
             require_packages("exporting a checkpoint's graphs")
             writer.require_space(estimate(checkpoint).disk)

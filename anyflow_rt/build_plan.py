@@ -12,7 +12,7 @@ from anyflow_rt.engines.architecture import parameter_estimate
 from anyflow_rt.engines.bundle import read_manifest
 from anyflow_rt.engines.bundle_survey import GIVE_OUT, survey
 from anyflow_rt.engines.checkpoint import Checkpoint, load_checkpoint
-from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
+from anyflow_rt.engines.export import EXPORT_VERSION, component_names
 from anyflow_rt.engines.manifest import CheckpointRecord, Defaults, Manifest, bundle_id
 from anyflow_rt.engines.paths import check_path
 from anyflow_rt.errors import BundleError, UsageError
@@ -140,9 +140,10 @@ def preview(options: BuildOptions) -> Preview:
     wanted = bundle_id(plan.record.sha256, EXPORT_VERSION)
     found = survey(plan.path, wanted, force=plan.force, elsewhere=plan.elsewhere)
     compiled = options.onnx_only or ("cpu", plan.engine, plan.precision, "dynamic") in found.engines
+    names = component_names(plan.checkpoint.architecture)
     return Preview(
         path=plan.path,
-        components=tuple(name for name in COMPONENT_NAMES if name not in found.components),
+        components=tuple(name for name in names if name not in found.components),
         engines=() if compiled else (f"cpu {plan.engine} {plan.precision}",),
         settings=found.tokenizer is None or plan.existing is None or plan.defaults != plan.existing.defaults,
         estimate=estimate(plan.checkpoint),
@@ -160,6 +161,8 @@ def estimate(checkpoint: Checkpoint) -> Estimate:
     float32 = {name: 4 * count for name, count in parameters.items()}
     # Decoder and encoder are each exported twice: for the first frame and for the following ones.
     disk = sum(float32.values()) + float32["vae"] + (50 << 20)
+    if checkpoint.architecture.causal is not None:
+        disk += float32["transformer"]  # denoiser and cache writer have the same blocks
     # One network at a time, in float32, beside PyTorch and the exporter themselves.
     memory = max(float32.values()) + (3 << 29)
     layers = checkpoint.architecture.transformer.num_layers + checkpoint.architecture.text_encoder.num_layers
