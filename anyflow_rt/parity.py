@@ -86,11 +86,12 @@ class Reference:
         import torch
 
         size = latent_size(self.architecture, case.size)
-        given, chunks = None, ()
+        given: Any = None
+        chunks: tuple[int, ...] = ()
         if case.context is not None:
-            frames = torch.from_numpy(case.context[None]).permute(0, 1, 4, 2, 3).float() / 255
+            context = torch.from_numpy(case.context[None]).permute(0, 1, 4, 2, 3).float() / 255
             with torch.no_grad():
-                given = self.pipeline.encode_video(frames, height=case.size.height, width=case.size.width)
+                given = self.pipeline.encode_video(context, height=case.size.height, width=case.size.width)
         if self.architecture.causal is not None:
             chunks = make_layout(self.architecture, size, 0 if given is None else given.shape[1]).partition
         latents = self.latents(case, chunks, given)

@@ -14,12 +14,12 @@ neither proportions nor anything out."""
 DISPLAY_MATRIX = "DISPLAYMATRIX"
 
 
-def fit_frame(frame: Any, height: int, width: int, fit: str) -> np.ndarray:
+def fit_frame(frame: Any, height: int, width: int, fit: str, turn: np.ndarray | None = None) -> np.ndarray:
     """An ``av.VideoFrame`` of any size and pixel format -> uint8 RGB (height, width, 3).
 
-    Upright as its display matrix says, which is also where FFmpeg puts a photograph's EXIF orientation.
+    turn (2, 2): where its x (first row) and y are shown, as right and down; None is what its display matrix says.
     """
-    turn = _orientation(frame)
+    turn = _display_turn(frame) if turn is None else turn
     sideways = abs(turn[0, 1]) > abs(turn[0, 0])
     inner_height, inner_width = _inner(*_swap(frame.height, frame.width, sideways), height, width, fit)
     scaled_height, scaled_width = _swap(inner_height, inner_width, sideways)
@@ -52,9 +52,12 @@ def _placed(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return placed
 
 
-def _orientation(frame: Any) -> np.ndarray:
-    """The display matrix's linear part, (2, 2): row 0 says where stored x goes, row 1 stored y; else the identity."""
-    found = frame.side_data.get(DISPLAY_MATRIX)
+def _display_turn(frame: Any) -> np.ndarray:
+    """Of the display matrix, the identity where there is none."""
+    try:
+        found = frame.side_data.get(DISPLAY_MATRIX)
+    except ValueError:
+        return np.eye(2)  # PyAV knows no name for an EXIF block; one that turned the picture was read before
     if found is None:
         return np.eye(2)
     values = struct.unpack("<9i", bytes(found)[:36])

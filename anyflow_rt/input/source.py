@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from anyflow_rt.encoding import FRAMES_PER_LATENT
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import UsageError
+from anyflow_rt.input.exif import read_turn
 from anyflow_rt.input.fit import FITS, fit_frame
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 logger = logging.getLogger(__name__)
 
 
 MOST_PIXELS = 1 << 27
 """Of one picture: 134 million, more than any camera takes. Beyond, decoding would take gigabytes."""
+CLOCK = 0.25
+"""Of a frame's length: containers round times to a clock of their own, some to whole hundredths of a second."""
+Picture = tuple[Any, np.ndarray | None]
+"""An ``av.VideoFrame``, and how it is turned where it does not say so itself."""
 MEND = "convert it with another program, or give another file"
 
 
@@ -74,11 +83,11 @@ def load_source(source: Source, size: VideoSize, fps: float) -> np.ndarray:
     return frames[spare:]
 
 
-def _taken(pictures: Iterator[Any], most: int, source: Source, size: VideoSize) -> Iterator[np.ndarray]:
-    for index, picture in enumerate(pictures):
+def _taken(pictures: Iterator[Picture], most: int, source: Source, size: VideoSize) -> Iterator[np.ndarray]:
+    for index, (picture, turn) in enumerate(pictures):
         if index == most:
             return
-        yield fit_frame(picture, size.height, size.width, source.fit)
+        yield fit_frame(picture, size.height, size.width, source.fit, turn)
 
 
 def _name(source: Source) -> str:
@@ -87,18 +96,18 @@ def _name(source: Source) -> str:
     return f"{source.kind} {os.fspath(source.value)!r}"
 
 
-def _pictures(source: Source, fps: float) -> Iterator[Any]:
-    """``av.VideoFrame``s at ``fps``; of an image one."""
+def _pictures(source: Source, fps: float) -> Iterator[Picture]:
+    """At ``fps``; of an image one."""
     if not isinstance(source.value, np.ndarray):
         yield from _read(source, fps)
         return
     import av
 
     for pixels in source.value if source.kind == "video" else source.value[None]:
-        yield av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        yield av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"), np.eye(2)
 
 
-def _read(source: Source, fps: float) -> Iterator[Any]:
+def _read(source: Source, fps: float) -> Iterator[Picture]:
     import av
 
     name, path = _name(source), os.fspath(source.value)
@@ -107,22 +116,34 @@ def _read(source: Source, fps: float) -> Iterator[Any]:
     try:
         # An open file rather than its name: a name may also be a pattern or a protocol to FFmpeg. The white list
         # keeps playlists from fetching what they name.
-        with open(path, "rb") as file, av.open(file, options={"protocol_whitelist": "data"}) as container:
+        with open(path, "rb") as file, _opened(file) as (container, turn):
             if not container.streams.video:
                 raise UsageError(f"{name} has no video stream; give an image or video file")
             stream = container.streams.video[0]
             _check_size(name, stream.width, stream.height)
             stream.thread_type = "AUTO"
             stream.codec_context.options = {"err_detect": "explode"}
-            decoded = container.decode(stream)
+            decoded: Iterator[Any] = container.decode(stream)
             if source.kind == "image":
-                yield from _one(decoded, name)
+                shown = _one(decoded, name)
             else:
-                yield from _resampled(decoded, fps, float(stream.average_rate or stream.guessed_rate or fps))
+                shown = _resampled(decoded, fps, float(stream.average_rate or stream.guessed_rate or fps))
+            for frame in shown:
+                yield frame, turn
     except av.FFmpegError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror or error}; {MEND}") from error
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror or error}; give a file that can be opened") from error
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO) -> Iterator[tuple[InputContainer, np.ndarray | None]]:
+    """The container in an open file, and the turn its EXIF block asks for."""
+    import av
+
+    turn = read_turn(file)
+    with av.open(file, "r", options={"protocol_whitelist": "data"}) as container:
+        yield container, turn
 
 
 def _check_size(name: str, width: int, height: int) -> None:
@@ -145,17 +166,16 @@ def _resampled(frames: Iterator[Any], fps: float, rate: float) -> Iterator[Any]:
 
     rate: of the clip, on average: how long its last frame is shown, and all of them where they carry no time.
     """
-    shown, start, moment = None, None, 0
+    shown, start, moment = None, 0.0, 0
     time = -1 / rate
     for frame in frames:
         time = time + 1 / rate if frame.time is None else float(frame.time)
-        start = time if start is None else start
-        # A thousandth of a frame of leeway: times are rounded to the container's clock.
-        while shown is not None and moment / fps < time - start - 1e-3 / rate:
+        start = time if shown is None else start
+        while shown is not None and moment / fps < time - start - CLOCK / rate:
             yield shown
             moment += 1
         shown = frame
-    while shown is not None and (moment == 0 or moment / fps < time - start + (1 - 1e-3) / rate):
+    while shown is not None and (moment == 0 or moment / fps < time - start + (1 - CLOCK) / rate):
         yield shown
         moment += 1
     if shown is None:

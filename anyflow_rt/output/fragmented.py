@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
@@ -81,7 +80,7 @@ class FragmentedMp4Writer(Mp4Writer):
 
     def __init__(self, target: str | os.PathLike, shape: VideoShape, fps: Fraction, quality: float) -> None:
         super().__init__([Path(target)], shape, fps, quality)
-        self.files: Sequence[Any] = [_LiveFile(Path(target))]
+        self.files = [_LiveFile(Path(target))]
 
     def _destination(self, file: OutputFile) -> Any:
         return _Pipe() if os.fspath(file.path) == STANDARD_OUTPUT else super()._destination(file)

@@ -220,7 +220,8 @@ class Denoiser(nn.Module):
         height, width = patches.shape[-2:]
         x = patches.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
         cross = prompt_of_blocks(cross_key, cross_value, context_bias, rope_cos)
-        for block, prompt, past in zip(self.blocks, cross, pasts or [None] * len(self.blocks), strict=True):
+        earlier: Sequence[Past | None] = pasts or [None] * len(self.blocks)
+        for block, prompt, past in zip(self.blocks, cross, earlier, strict=True):
             x = block(x, modulation, prompt, (rope_cos, rope_sin), past)
         shift, scale = (self.scale_shift_table[None] + head_modulation[:, :, None]).split(1, dim=2)
         velocity = self.head(layer_norm(x, self.eps) * (1 + scale) + shift)

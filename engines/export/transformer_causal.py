@@ -64,7 +64,8 @@ class CacheWriter(nn.Module):
 
     def __init__(self, config: TransformerConfig, weights: Weights) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config, weights, f"blocks.{i}") for i in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, weights, f"blocks.{i}") for i in range(config.num_layers - 1))
+        self.last = Block(config, weights, f"blocks.{config.num_layers - 1}")
 
     def forward(
         self,
@@ -83,11 +84,11 @@ class CacheWriter(nn.Module):
         cross = prompt_of_blocks(cross_key, cross_value, context_bias, rope_cos)
         pasts = _pasts(cache_key, cache_value)
         x, added = tokens, []
-        # Of the last block nothing but its keys and values is used, and those come before its attention.
-        for block, prompt, past in list(zip(self.blocks, cross, pasts, strict=True))[:-1]:
+        for block, prompt, past in zip(self.blocks, cross[:-1], pasts[:-1], strict=True):
             x = block(x, modulation, prompt, rope, past)
             added.append(past.added)
-        added.append(self.blocks[-1].own_keys(x, modulation, rope))
+        # Of the last block nothing but its keys and values is used, and those come before its attention.
+        added.append(self.last.own_keys(x, modulation, rope))
         keys, values = zip(*added, strict=True)
         return torch.stack(keys), torch.stack(values)
 
