@@ -217,7 +217,9 @@ def test_the_command_line(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert played(path) == 17
     assert main([*command, "--video", str(path), "--num-frames", "33", "--output", str(tmp_path / "on.mp4")]) == 0
     assert played(tmp_path / "on.mp4") == 33
-    fails(capsys, [*command, "--stream", "-", "--json"], "--stream -", "--json", code=2)
+    for flags in (["--stream", "-", "--json"], ["--stream", "a.mp4", "--output", "b.mp4"], ["--fps-deadline"]):
+        fails(capsys, [*command, *flags], flags[0], code=2)
+    fails(capsys, [*command, "--image", str(tmp_path / "none.png")], "none.png", "No such file", code=2)
 
 
 def test_a_closed_pipe(bundle: Path) -> None:

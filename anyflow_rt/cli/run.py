@@ -27,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bundle", type=not_empty, metavar="DIR", help="a bundle made by build (default: the shapes checkpoint's)"
     )
-    parser.add_argument(
-        "--output", type=not_empty, default="out.mp4", metavar="FILE", help=".mp4 (default out.mp4), .gif, .png, .npy"
-    )
+    parser.add_argument("--output", type=not_empty, metavar="FILE", help=".mp4 (default out.mp4), .gif, .png, .npy")
     parser.add_argument(
         "--stream",
         type=not_empty,
@@ -120,11 +118,7 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     started_at = time.perf_counter() - process_seconds()
     from anyflow_rt.loading import open_runtime
 
-    if options.stream == "-" and options.json:
-        raise UsageError("--stream - and --json both write to standard output; stream to a file, or leave out --json")
-
-    if options.fps_deadline and options.stream is None:
-        raise UsageError("--fps-deadline is about frames that are played while they are made; give --stream too")
+    _check_stream(options)
     given = {name: getattr(options, name) for name in PASSED_ON if getattr(options, name) is not None}
     prompt = options.prompt[0] if len(options.prompt) == 1 else options.prompt
     # Not load(): the engines go on opening while the prompt is read.
@@ -141,7 +135,7 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         write = runtime.generate_to_file if options.stream is None else runtime.stream_to_file
         with Progress("step") as progress:
             result = write(
-                options.stream or options.output,
+                options.stream or options.output or "out.mp4",
                 prompt,
                 started_at=started_at,
                 on_step=lambda step: progress.update(
@@ -199,6 +193,18 @@ def _stream_lines(result: Result) -> list[str]:
         f"first frame after {report.first_frame:.2f} s, {len(report.ready)} chunks, jitter {report.jitter:.3f} s; "
         f"played at {report.fps:g} frames a second {report.stall_ratio:.0%} of them come late"
     ]
+
+
+def _check_stream(options: argparse.Namespace) -> None:
+    """Raise UsageError for flags that contradict each other."""
+    if options.stream is None:
+        if options.fps_deadline:
+            raise UsageError("--fps-deadline is about frames that are played while they are made; give --stream too")
+        return
+    if options.output is not None:
+        raise UsageError(f"--stream {options.stream} and --output {options.output} are both given; leave one out")
+    if options.stream == "-" and options.json:
+        raise UsageError("--stream - and --json both write to standard output; stream to a file, or leave out --json")
 
 
 def _budget(report: BudgetReport, decisions: Sequence[Decision]) -> dict[str, Any]:
