@@ -19,10 +19,11 @@ BENCHMARKS = {
     "cold-start": "anyflow_rt.benchmarks.cold_start",
     "memory": "anyflow_rt.benchmarks.memory",
     "export": "anyflow_rt.benchmarks.export",
+    "plans": "anyflow_rt.benchmarks.budget.plans",
 }
 """name -> module with ``run(conditions) -> Outcome``."""
 DEFAULT = ("speed", "denoiser", "cold-start", "memory")
-"""All but the one that takes minutes and 10 GB of disk."""
+"""All but those that take minutes: one of them 10 GB of disk, the other times nothing."""
 
 
 def run_benchmarks(names: Sequence[str], conditions: Conditions) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 from support.results import make_results
 
 from anyflow_rt import __version__
+from anyflow_rt.benchmarks.results import __main__ as trim
 from anyflow_rt.benchmarks.results import gpu, machine
 from anyflow_rt.benchmarks.results.file import (
     read_results,
@@ -224,3 +225,16 @@ def test_results_are_immutable() -> None:
     with pytest.raises(AttributeError):
         make_results(prompts=1).commit = "other"  # type: ignore[misc]
     assert isinstance(make_results(prompts=1), Results)
+
+
+def test_a_file_of_one_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, small = tmp_path / "results.json", tmp_path / "small.json"
+    results = make_results(headline="shapes.position_error")
+    write_results(results, whole)
+    assert trim.main([str(whole), str(small), "--score", "shapes.right"]) == 0
+    found = read_results(small)
+    assert found.quality == tuple(each for each in results.quality if each.metric == "shapes.right")
+    assert (found.latency, found.headline) == (results.latency, "shapes.right")
+    assert not found.features and not found.set_scores
+    assert trim.main([str(whole), str(tmp_path / "none.json"), "--score", "beauty"]) != 0
+    assert "'beauty'" in capsys.readouterr().err and not (tmp_path / "none.json").exists()

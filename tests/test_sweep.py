@@ -46,7 +46,7 @@ def test_a_report_of_everything(bundle: Path, prompts: Path, tmp_path: Path) -> 
     assert bench(bundle, prompts, report) == 0
     found = read_results(report)
     videos = {(each.prompt, each.seed, each.steps) for each in found.quality}
-    assert videos == {(prompt, 1000, steps) for prompt in PROMPTS for steps in (1, 2)}
+    assert videos == {(prompt, 1000 + place, steps) for place, prompt in enumerate(PROMPTS) for steps in (1, 2)}
     samples = {(each.steps, each.stage): len(each.seconds) for each in found.latency}
     assert samples[2, "jump"] == 10
     assert samples[1, "total"] == samples[2, "decode"] == 5

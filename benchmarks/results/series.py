@@ -1,4 +1,7 @@
-"""Several results drawn as one: the quality of other checkpoints as further series beside the first's."""
+"""Several results drawn as one: the quality of other checkpoints as further series beside the first's.
+
+`only_score` leaves of a result what such a drawing needs: small enough to be kept beside the code.
+"""
 
 from __future__ import annotations
 
@@ -35,4 +38,24 @@ def with_series(results: Results, others: Mapping[str, Results]) -> Results:
         quality=results.quality + renamed("quality"),
         set_scores=results.set_scores + renamed("set_scores"),
         features=results.features + renamed("features"),
+    )
+
+
+def only_score(results: Results, name: str) -> Results:
+    """``results`` with one score of its videos, such as ``shapes.right``, and the times; no other samples of theirs.
+
+    Raises ResultsError where no video has that score.
+    """
+    quality = tuple(each for each in results.quality if each.metric == name)
+    if not quality:
+        known = ", ".join(dict.fromkeys(each.metric for each in results.quality)) or "none"
+        raise ResultsError(f"no video has the score {name!r}; give one of: {known}")
+    return replace(
+        results,
+        quality=quality,
+        metrics=tuple(each for each in results.metrics if each.name == name),
+        headline=name,
+        set_scores=(),
+        features=(),
+        jump_errors=(),
     )

@@ -64,5 +64,7 @@ class SweepOptions:
         return {"bundle_id": bundle_id} | {name: value for name, value in given.items() if name not in left_out}
 
     def videos(self) -> list[tuple[str, int]]:
-        """(prompt, seed) of every video, the same at every number of steps."""
-        return [(prompt, self.first_seed + number) for number in range(self.seeds) for prompt in self.prompts]
+        """(prompt, seed) of every video, the same at every number of steps. No two videos share a seed: one starting
+        noise for all prompts would make their errors alike, and every score that of this one noise."""
+        prompts = self.prompts * self.seeds
+        return [(prompt, self.first_seed + number) for number, prompt in enumerate(prompts)]

@@ -143,11 +143,11 @@ def _frames(options: SweepOptions, runtime: Runtime, prompt: str, seed: int, ste
 
 
 def _sheet(options: SweepOptions, generate: Generate) -> ContactSheet:
-    """The first prompts at one seed, at every number of steps; made again, which gives the frames that were scored."""
+    """The first prompts, at every number of steps; made again, which gives the frames that were scored."""
     return ContactSheet(
         {
-            (prompt, steps): generate(prompt, options.first_seed, steps)
-            for prompt in options.prompts[:SHEET_PROMPTS]
+            (prompt, steps): generate(prompt, seed, steps)
+            for prompt, seed in options.videos()[: min(SHEET_PROMPTS, len(options.prompts))]
             for steps in options.steps
         }
     )

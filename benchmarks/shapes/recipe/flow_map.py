@@ -20,7 +20,7 @@ import torch
 from anyflow_rt.benchmarks.shapes.recipe.export import denoiser_of, latest_denoiser
 from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts
 from anyflow_rt.benchmarks.shapes.recipe.training import Batch, Schedule, train_denoiser
-from anyflow_rt.benchmarks.shapes.recipe.transformer import rotary_table, shifted, velocity
+from anyflow_rt.benchmarks.shapes.recipe.transformer import compiled_velocity, rotary_table, shifted
 
 if TYPE_CHECKING:
     from diffusers import AnyFlowTransformer3DModel
@@ -60,11 +60,11 @@ def forward_loss(
     target = along.clone()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         prompt, pad_bias = encode_prompts(text_encoder, batch.token_ids, batch.mask)
-        predicted = velocity(transformer, noisy, start, end, prompt, pad_bias, rotary)
+        predicted = compiled_velocity()(transformer, noisy, start, end, prompt, pad_bias, rotary)
     with torch.no_grad():
         # In float32: the difference of two nearly equal values is divided by 0.01.
         sides = [
-            velocity(
+            compiled_velocity()(
                 transformer,
                 noisy[jumps] + step * along[jumps],
                 start[jumps] + step,

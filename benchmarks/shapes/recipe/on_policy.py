@@ -23,7 +23,7 @@ from anyflow_rt.benchmarks.shapes.recipe.flow_map import forward_loss
 from anyflow_rt.benchmarks.shapes.recipe.parallel import average_gradients
 from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts
 from anyflow_rt.benchmarks.shapes.recipe.training import Batch, Schedule, train_denoiser
-from anyflow_rt.benchmarks.shapes.recipe.transformer import rotary_table, shifted, velocity
+from anyflow_rt.benchmarks.shapes.recipe.transformer import compiled_velocity, rotary_table, shifted
 
 SCHEDULE = Schedule(learning_rate=1e-4, warmup_steps=50, batch_size=16, betas=(0.0, 0.99))
 CRITIC_LEARNING_RATE = 2e-4
@@ -41,7 +41,7 @@ class Conditioned:
         self._rotary = rotary_table(transformer, 5, 4, 4)
 
     def __call__(self, latents: torch.Tensor, start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-        return velocity(self._transformer, latents, start, end, self._prompt, self._bias, self._rotary)
+        return compiled_velocity()(self._transformer, latents, start, end, self._prompt, self._bias, self._rotary)
 
 
 def rollout(generator: Conditioned, noise: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ def rollout(generator: Conditioned, noise: torch.Tensor) -> torch.Tensor:
     latents = noise
     for start, end in pairwise(nodes):
         if start > end:
-            times = start.expand(len(noise)), end.expand(len(noise))
+            times = start.repeat(len(noise)), end.repeat(len(noise))
             latents = latents - (start - end) * generator(latents, *times)
     return latents
 

@@ -15,10 +15,10 @@ import torch
 from anyflow_rt.benchmarks.shapes.recipe.export import denoiser_of
 from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts, new_text_encoder
 from anyflow_rt.benchmarks.shapes.recipe.training import Batch, Schedule, train_denoiser
-from anyflow_rt.benchmarks.shapes.recipe.transformer import new_transformer, rotary_table, shifted, velocity
+from anyflow_rt.benchmarks.shapes.recipe.transformer import compiled_velocity, new_transformer, rotary_table, shifted
 
 SCHEDULE = Schedule(learning_rate=1.5e-3, warmup_steps=200, batch_size=32)
-CONTINUED_SCHEDULE = replace(SCHEDULE, learning_rate=8e-4)
+CONTINUED_SCHEDULE = replace(SCHEDULE, learning_rate=1e-3)
 """Of a denoiser that is trained already."""
 
 
@@ -37,7 +37,7 @@ def train(seconds: float, start: Path | None = None) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             prompt, pad_bias = encode_prompts(text_encoder, batch.token_ids, batch.mask)
             noisy = (1 - mix) * batch.latents + mix * batch.noise
-            predicted = velocity(transformer, noisy, time, time, prompt, pad_bias, rotary)
+            predicted = compiled_velocity()(transformer, noisy, time, time, prompt, pad_bias, rotary)
         loss = (predicted - (batch.noise - batch.latents)).square().mean()
         return loss, {"loss": float(loss.detach())}
 

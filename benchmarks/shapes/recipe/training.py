@@ -49,7 +49,10 @@ class Schedule:
 
 
 class BatchSource:
-    """Random batches of encoded clips with random captions of theirs; one in ten has no caption."""
+    """Random batches of encoded clips with random captions of theirs; one in ten has no caption.
+
+    All captions are padded to the longest: one shape of batch is one compilation.
+    """
 
     def __init__(self) -> None:
         self.latents, self.attributes = load_latents()
@@ -66,9 +69,7 @@ class BatchSource:
         latents = self.latents[chosen].float()
         rows = self.attributes[chosen] * self.phrasings + torch.randint(self.phrasings, (size,))
         rows = torch.where(torch.rand(size) < TEXT_DROP, len(self.token_ids) - 1, rows)
-        mask = self.mask[rows]
-        length = int(mask.sum(1).max())
-        return Batch(latents, torch.randn_like(latents), self.token_ids[rows, :length], mask[:, :length])
+        return Batch(latents, torch.randn_like(latents), self.token_ids[rows], self.mask[rows])
 
 
 def train_denoiser(

@@ -8,6 +8,9 @@ products, whose gradients are several times faster on a CPU than those of the fu
 
 from __future__ import annotations
 
+import functools
+import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -135,3 +138,16 @@ def velocity(
     output = transformer.proj_out(normalized(hidden) * (1 + scale) + shift).float()
     output = output.reshape(batch, frames, height // 2, width // 2, 2, 2, -1)
     return torch.einsum("bfhwpqc->bfchpwq", output).reshape(batch, frames, -1, height, width)
+
+
+@functools.cache
+def compiled_velocity() -> Callable[..., torch.Tensor]:
+    """`velocity` as the training stages call it: compiled, which makes a step 1.45 times as fast and the first of each
+    kind take minutes. ``ANYFLOW_RT_TRAIN_COMPILE=0`` leaves it as it is, for machines without a C++ compiler."""
+    import torch
+
+    if os.environ.get("ANYFLOW_RT_TRAIN_COMPILE") == "0":
+        return velocity
+    # One variant for each of: with gradients and without, bfloat16 and float32, batch sizes of the stage.
+    torch._dynamo.config.recompile_limit = 32
+    return torch.compile(velocity, dynamic=False)
