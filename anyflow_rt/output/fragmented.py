@@ -1,7 +1,7 @@
 """mp4 while it is made: every frame is a fragment of its own, written as it comes, to a file or to standard output.
 
 FFmpeg's muxer writes a fragment when it meets the next one, and PyAV has no call that makes it: the file is one frame
-behind. What was written plays, also where the rest never comes; so nothing is put aside for the end and nothing is removed.
+behind. What was written plays, also where the rest never comes: nothing is put aside for the end, nothing is removed.
 """
 
 from __future__ import annotations
