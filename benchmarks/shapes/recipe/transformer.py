@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AnyFlowTransformer3DModel
+    from diffusers import AnyFlowFARTransformer3DModel, AnyFlowTransformer3DModel
 
 TRANSFORMER_CONFIG = {
     "patch_size": (1, 2, 2),
@@ -117,7 +117,9 @@ def tokens_of(embed: torch.nn.Conv3d, latents: torch.Tensor) -> torch.Tensor:
     return functional.linear(patches.flatten(4).flatten(1, 3), embed.weight.flatten(1), embed.bias)
 
 
-def time_embedding(transformer: torch.nn.Module, start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+def time_embedding(
+    transformer: AnyFlowTransformer3DModel | AnyFlowFARTransformer3DModel, start: torch.Tensor, end: torch.Tensor
+) -> torch.Tensor:
     """(B, width) of jumps from ``start`` to ``end``, both (B,)."""
     conditioner = transformer.condition_embedder
     gate = conditioner.delta_emb_gate
@@ -126,7 +128,7 @@ def time_embedding(transformer: torch.nn.Module, start: torch.Tensor, end: torch
 
 
 def run_blocks(
-    transformer: torch.nn.Module,
+    transformer: AnyFlowTransformer3DModel | AnyFlowFARTransformer3DModel,
     hidden: torch.Tensor,
     embedding: torch.Tensor,
     prompt: torch.Tensor,
@@ -166,7 +168,9 @@ def run_blocks(
     return hidden
 
 
-def normalized(transformer: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+def normalized(
+    transformer: AnyFlowTransformer3DModel | AnyFlowFARTransformer3DModel, tokens: torch.Tensor
+) -> torch.Tensor:
     """LayerNorm without gain or bias."""
     from torch.nn import functional
 
@@ -174,7 +178,11 @@ def normalized(transformer: torch.nn.Module, tokens: torch.Tensor) -> torch.Tens
 
 
 def frames_of(
-    transformer: torch.nn.Module, hidden: torch.Tensor, embedding: torch.Tensor, height: int, width: int
+    transformer: AnyFlowTransformer3DModel | AnyFlowFARTransformer3DModel,
+    hidden: torch.Tensor,
+    embedding: torch.Tensor,
+    height: int,
+    width: int,
 ) -> torch.Tensor:
     """The head: tokens (B, T, width) and their times (B, 1 or T, width) -> velocity (B, F, C, height, width)."""
     import torch
