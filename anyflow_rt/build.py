@@ -18,7 +18,7 @@ from anyflow_rt.engines.builders import BuildSource, builder_for, require_builde
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.bundle_writer import BundleWriter
 from anyflow_rt.engines.checkpoint import Checkpoint
-from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
+from anyflow_rt.engines.export import EXPORT_VERSION, component_names
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.targets import CPU
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
@@ -73,7 +73,7 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
         force=plan.force,
         elsewhere=plan.elsewhere,
     ) as writer:
-        missing = [name for name in COMPONENT_NAMES if not writer.has_component(name)]
+        missing = [name for name in component_names(checkpoint.architecture) if not writer.has_component(name)]
         wanted = [each for each in plan.wanted if not writer.has_engine(*each.key)]
         if missing:
             require_packages("exporting a checkpoint's graphs")

@@ -12,7 +12,7 @@ from anyflow_rt.engines.architecture import parameter_estimate
 from anyflow_rt.engines.bundle import read_manifest
 from anyflow_rt.engines.bundle_survey import GIVE_OUT, survey
 from anyflow_rt.engines.checkpoint import Checkpoint, load_checkpoint
-from anyflow_rt.engines.export import COMPONENT_NAMES, EXPORT_VERSION
+from anyflow_rt.engines.export import EXPORT_VERSION, component_names
 from anyflow_rt.engines.manifest import CheckpointRecord, Defaults, Manifest, bundle_id
 from anyflow_rt.engines.paths import check_path
 from anyflow_rt.engines.targets import CPU, parse_targets
@@ -159,9 +159,10 @@ def preview(options: BuildOptions) -> Preview:
     found = survey(plan.path, wanted, force=plan.force, elsewhere=plan.elsewhere)
     engines = [each for each in plan.wanted if each.key not in found.engines]
     whole = estimate(plan.checkpoint)
+    names = component_names(plan.checkpoint.architecture)
     return Preview(
         path=plan.path,
-        components=tuple(name for name in COMPONENT_NAMES if name not in found.components),
+        components=tuple(name for name in names if name not in found.components),
         engines=tuple(str(each) for each in engines),
         settings=found.tokenizer is None or plan.existing is None or plan.defaults != plan.existing.defaults,
         estimate=replace(whole, disk=whole.disk + engine_bytes(plan.checkpoint, engines)),
@@ -179,6 +180,8 @@ def estimate(checkpoint: Checkpoint) -> Estimate:
     float32 = {name: 4 * count for name, count in parameters.items()}
     # Decoder and encoder are each exported twice: for the first frame and for the following ones.
     disk = sum(float32.values()) + float32["vae"] + (50 << 20)
+    if checkpoint.architecture.causal is not None:
+        disk += float32["transformer"]  # denoiser and cache writer have the same blocks
     # One network at a time, in float32, beside PyTorch and the exporter themselves.
     memory = max(float32.values()) + (3 << 29)
     layers = checkpoint.architecture.transformer.num_layers + checkpoint.architecture.text_encoder.num_layers

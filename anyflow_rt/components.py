@@ -22,6 +22,13 @@ STAGES = (
 )
 """The components of a run, in its order."""
 
+CAUSAL_STAGES = (
+    STAGES[0],
+    ("time_embedder", "full_tokens", "far_tokens", "cache_writer", "denoiser"),
+    STAGES[2],
+)
+"""The same of a causal checkpoint."""
+
 COMPUTE_TYPE_PORTS = ("*cache_*", "cross_key", "cross_value")
 """Inputs and outputs that only ever go from one engine call to another: they keep the engine's own type."""
 
@@ -57,14 +64,20 @@ class Components:
         self._bundle, self._engine, self._precision, self._cache_dir = bundle, engine, precision, cache_dir
         self._record = record
         self._shapes = {} if specialize is None else usual_shapes(bundle.architecture, specialize)
+        self.stages = STAGES if bundle.architecture.causal is None else CAUSAL_STAGES
         self._pool = ThreadPoolExecutor(_OPENERS, thread_name_prefix="anyflow-open")
         self._futures: dict[str, Future[Engine]] = {}
-        for stage in STAGES[:1] if single_use else STAGES:
+        for stage in self.stages[:1] if single_use else self.stages:
             self._begin(stage)
 
     def get(self, name: str) -> Engine:
-        """The open engine of one component. Raises what opening it raised, UsageError after ``close``."""
+        """The open engine of one component, opened now where it is in no stage of every run (the encoder's are not).
+
+        Raises what opening it raised, UsageError after ``close``.
+        """
         self.check_open()
+        if name not in self._futures:
+            self._begin((name,))
         start = time.perf_counter()
         engine = self._futures[name].result()
         self.seconds_waited += time.perf_counter() - start
@@ -79,10 +92,10 @@ class Components:
         """The stage that ends with the component ``last`` is over. Nothing changes unless each is used once."""
         if not self._single_use:
             return
-        index = next(index for index, stage in enumerate(STAGES) if stage[-1] == last)
-        for name in STAGES[index]:
+        index = next(index for index, stage in enumerate(self.stages) if stage[-1] == last)
+        for name in self.stages[index]:
             self.get(name).close()
-        for stage in STAGES[index + 1 :][:1]:
+        for stage in self.stages[index + 1 :][:1]:
             self._begin(stage)
 
     def wait(self) -> None:
@@ -102,6 +115,8 @@ class Components:
 
     def _begin(self, stage: Sequence[str]) -> None:
         for name in stage:
+            if name in self._futures:
+                continue
             self._futures[name] = self._pool.submit(
                 registry.open_engine,
                 self._engine,

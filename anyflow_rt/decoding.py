@@ -28,16 +28,29 @@ def decode(components: Components, latents: np.ndarray) -> Iterator[np.ndarray]:
 
     The first chunk has one frame, each later one four for every latent frame it was made from.
     """
-    return _chunks(components.get("vae_decoder_first"), components.get("vae_decoder_next"), latents)
+    return FrameDecoder(components).frames(latents)
 
 
-def _chunks(first: Engine, following: Engine, latents: np.ndarray) -> Iterator[np.ndarray]:
-    out = first.infer(latents=np.ascontiguousarray(latents[:, :1]))
-    yield out["frames"]
-    videos, _, _, height, width = latents.shape
-    step = latents_per_call(videos, height, width)
-    for start in range(1, latents.shape[1], step):
-        chunk = np.ascontiguousarray(latents[:, start : start + step])
-        caches = {name: out[f"next_{name}"] for name in following.inputs if name != "latents"}
-        out = following.infer(latents=chunk, **caches)
-        yield out["frames"]
+class FrameDecoder:
+    """One clip's decoder: latents come in pieces, in their order, and its caches carry over from one to the next."""
+
+    def __init__(self, components: Components) -> None:
+        self._first: Engine | None = components.get("vae_decoder_first")
+        self._next = components.get("vae_decoder_next")
+        self._caches: dict[str, np.ndarray] = {}
+
+    def frames(self, latents: np.ndarray) -> Iterator[np.ndarray]:
+        """Iterate over the frames of the next latents (N, F, C, h, w), as ``decode`` does."""
+        start = 0
+        if self._first is not None:
+            yield self._call(self._first, latents[:, :1])
+            self._first, start = None, 1
+        videos, _, _, height, width = latents.shape
+        step = latents_per_call(videos, height, width)
+        for begin in range(start, latents.shape[1], step):
+            yield self._call(self._next, latents[:, begin : begin + step])
+
+    def _call(self, engine: Engine, latents: np.ndarray) -> np.ndarray:
+        out = engine.infer(latents=np.ascontiguousarray(latents), **self._caches)
+        self._caches = {name: out[f"next_{name}"] for name in self._next.inputs if name != "latents"}
+        return out["frames"]

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from anyflow_rt.components import STAGES, Components
+from anyflow_rt.components import Components
 from anyflow_rt.conditioning import ConditioningSeconds, condition
 from anyflow_rt.decoding import decode
+from anyflow_rt.encoding import encode
 from anyflow_rt.engines import geometry
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.chunks import make_layout
 from anyflow_rt.latencies import Latencies
 from anyflow_rt.noise import initial_noise
 from anyflow_rt.preview import Preview
 from anyflow_rt.prompt import PromptTokenizer
 from anyflow_rt.request import Request
-from anyflow_rt.result import Result, Seconds
+from anyflow_rt.result import ChunkReport, Result, Seconds, StreamReport
+from anyflow_rt.sampling.chunked import Chunk, run_chunks
 from anyflow_rt.sampling.executor import Jumped, OnStep, Sampling, run_jumps
 from anyflow_rt.sampling.guide import Guide, PlanGuide
 from anyflow_rt.sampling.latency import Setting
@@ -30,6 +33,7 @@ from anyflow_rt.sampling.recorder import StageObserver
 
 if TYPE_CHECKING:
     from anyflow_rt.budget import BudgetedRun
+    from anyflow_rt.deadlines import ChunkDeadlines
     from anyflow_rt.sampling.planner import Tables
     from anyflow_rt.sampling.quality import Quality
 
@@ -60,12 +64,22 @@ class Loaded:
 class Generation:
     """Made when the call begins; a context, so that what a run that fails measured is kept too."""
 
-    def __init__(self, loaded: Loaded, request: Request, *, output: str, started_at: float) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        request: Request,
+        *,
+        output: str,
+        started_at: float,
+        deadlines: ChunkDeadlines | None = None,
+    ) -> None:
         """output: ``frames``, ``latents`` or ``file``. started_at: the ``time.perf_counter`` that seconds count from.
+        deadlines: of the chunks of a stream.
 
         Raises BudgetError where a strict budget cannot be met.
         """
         self._loaded, self._request, self._started_at = loaded, request, started_at
+        self._deadlines = deadlines
         self._components = loaded.components
         self._waited_before = self._components.seconds_waited
         self._conditioning = ConditioningSeconds(0.0, 0.0)
@@ -74,6 +88,8 @@ class Generation:
         self._draft_decoded = self._arrived = 0.0
         self._decodes = output != "latents"
         self._jumped: Jumped | None = None
+        self._kept: list[Chunk] = []
+        self._chunks: tuple[ChunkReport, ...] = ()
         self._setting = Setting(
             loaded.engine,
             loaded.precision,
@@ -88,16 +104,12 @@ class Generation:
 
     def denoise(self, on_step: OnStep | None, show: Callable[[Preview], object], deliver: Deliver) -> np.ndarray:
         """Prompt and noise -> final latents (N, F, C, h, w). Drafts that are due go to ``deliver``, then ``show``."""
-        request = self._request
-        sampling, self._conditioning = make_sampling(self._loaded, request)
-        size = sampling.size
-        noise = initial_noise(request.seed, request.videos, size.channels, size.frames, size.height, size.width)
-        for name in STAGES[1]:
-            self._components.get(name)  # so that opening an engine is not counted as a jump
-        # What comes before the first decision counts as text, so that both stages together are all of it.
-        conditioner = self._conditioning.conditioner
-        self._observer.observe("text", time.perf_counter() - self._begun - conditioner)
-        self._observer.observe("conditioner", conditioner)
+        if self._loaded.bundle.architecture.causal is not None:
+            return self._arrive(list(self.chunks(on_step)))
+        sampling, noise, context = self._prepare()
+        if context is not None:
+            sampling = replace(sampling, given=context.shape[1])
+            noise[:, : sampling.given] = context
         self._jumped = run_jumps(
             self._components,
             sampling,
@@ -111,6 +123,83 @@ class Generation:
             self._budgeted.before_decode()
         self._components.finish_stage("denoiser")
         return self._jumped.latents
+
+    def chunks(self, on_step: OnStep | None) -> Iterator[Chunk]:
+        """The chunks of a causal checkpoint's video, one after another; each is made when it is asked for."""
+        sampling, noise, context = self._prepare()
+        given = 0 if context is None else context.shape[1]
+        layout = make_layout(sampling.architecture, sampling.size, given)
+        guide = partial(self._deadlines.guide, layout) if self._deadlines else lambda index: self._guide()
+        yield from run_chunks(self._components, sampling, layout, noise, context, guide, on_step=on_step)
+
+    @property
+    def components(self) -> Components:
+        """The engines of the call."""
+        return self._components
+
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        return self._request
+
+    @property
+    def jumped(self) -> Jumped | None:
+        """All jumps, once they are made."""
+        return self._jumped
+
+    def keep(self, chunk: Chunk) -> None:
+        """A chunk was made that is streamed."""
+        self._kept.append(chunk)
+
+    def decoded(self, frames: int, seconds: float) -> None:
+        """Decoding ``frames`` of those that are streamed took ``seconds``."""
+        self._decode += seconds
+        if self._deadlines is not None:
+            self._deadlines.decoded(frames, seconds)
+
+    def streamed(self, report: StreamReport) -> Result:
+        """What comes back of a stream that came to its end."""
+        if self._loaded.bundle.architecture.causal is not None:
+            self._arrive(self._kept)
+        return replace(self.result(None), stream=report)
+
+    def _arrive(self, chunks: Sequence[Chunk]) -> np.ndarray:
+        """All chunks are made: the latents of the whole."""
+        self._arrived = time.perf_counter()
+        made = [chunk.jumped for chunk in chunks if chunk.jumped is not None]
+        self._jumped = Jumped(
+            np.concatenate([chunk.latents for chunk in chunks], axis=1),
+            tuple(jump for each in made for jump in each.jumps),
+            tuple(seconds for each in made for seconds in each.seconds),
+        )
+        reports = [
+            ChunkReport(
+                frames=chunk.latents.shape[1],
+                steps=0 if chunk.jumped is None else len(chunk.jumped.jumps),
+                seconds=0.0 if chunk.jumped is None else sum(chunk.jumped.seconds),
+                cache_seconds=chunk.cache_seconds,
+            )
+            for chunk in chunks
+        ]
+        told = self._deadlines.tell if self._deadlines else lambda index, report: report
+        self._chunks = tuple(told(index, report) for index, report in enumerate(reports))
+        self._components.finish_stage("denoiser")
+        return self._jumped.latents
+
+    def _prepare(self) -> tuple[Sampling, np.ndarray, np.ndarray | None]:
+        """How jumps are made, the noise they start from, and the latents of the frames that are given."""
+        request = self._request
+        sampling, self._conditioning = make_sampling(self._loaded, request)
+        size = sampling.size
+        noise = initial_noise(request.seed, request.videos, size.channels, size.frames, size.height, size.width)
+        for name in self._components.stages[1]:
+            self._components.get(name)  # so that opening an engine is not counted as a jump
+        context = None if request.context is None else encode(self._components, request.context[None])
+        # What comes before the first decision counts as text, so that both stages together are all of it.
+        conditioner = self._conditioning.conditioner
+        self._observer.observe("text", time.perf_counter() - self._begun - conditioner)
+        self._observer.observe("conditioner", conditioner)
+        return sampling, noise, context
 
     def frames(self, latents: np.ndarray) -> Iterator[np.ndarray]:
         """Decoded chunks; the time between asking for one and getting it is the decoder's."""
@@ -156,6 +245,7 @@ class Generation:
             budget=None if budgeted is None else budgeted.report(total),
             decisions=() if budgeted is None else budgeted.decisions,
             previews=previews,
+            chunks=self._chunks,
         )
 
     def __enter__(self) -> Self:

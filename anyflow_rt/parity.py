@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.checkpoint_config import read_architecture
+from anyflow_rt.engines.chunks import make_layout
+from anyflow_rt.engines.geometry import VideoSize, latent_size
 from anyflow_rt.errors import MissingPackageError, ParityError
 from anyflow_rt.runtime import Runtime
 
@@ -34,6 +37,8 @@ class Case:
     mean_velocity: bool = True
     num_videos: int = 1
     max_sequence_length: int = 512
+    context: np.ndarray | None = field(default=None, compare=False)
+    """Frames that are given, uint8 (4n + 1, height, width, 3)."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Parity:
 
 
 class Reference:
-    """The checkpoint in diffusers' own pipeline, float32 and eager, on the CPU."""
+    """The checkpoint in diffusers' own pipeline, float32 and eager, on the CPU. ``architecture``: as we read it."""
 
     def __init__(self, checkpoint: str | Path) -> None:
         try:
@@ -71,11 +76,31 @@ class Reference:
             raise MissingPackageError(error.name or "diffusers", "build", "comparing with the reference") from error
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
-        self.pipeline: Any = diffusers.AnyFlowPipeline.from_pretrained(checkpoint, dtype=torch.float32)
+        self.architecture = read_architecture(Path(checkpoint))
+        kind = diffusers.AnyFlowPipeline if self.architecture.causal is None else diffusers.AnyFlowFARPipeline
+        self.pipeline: Any = kind.from_pretrained(checkpoint, dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def run(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
         """Final latents (N, F, C, h, w) float32 and frames (N, T, H, W, 3) uint8 of one case."""
+        import torch
+
+        size = latent_size(self.architecture, case.size)
+        given: Any = None
+        chunks: tuple[int, ...] = ()
+        if case.context is not None:
+            context = torch.from_numpy(case.context[None]).permute(0, 1, 4, 2, 3).float() / 255
+            with torch.no_grad():
+                given = self.pipeline.encode_video(context, height=case.size.height, width=case.size.width)
+        if self.architecture.causal is not None:
+            chunks = make_layout(self.architecture, size, 0 if given is None else given.shape[1]).partition
+        latents = self.latents(case, chunks, given)
+        frames = self._decode(torch.from_numpy(latents).permute(0, 2, 1, 3, 4))
+        return latents, np.round(frames * 255).astype(np.uint8)
+
+    def latents(self, case: Case, chunks: Sequence[int] = (), given: Any = None) -> np.ndarray:
+        """Final latents (N, F, C, h, w) float32. chunks: of a causal checkpoint. given: a tensor of the latents
+        (1, f, C, h, w) that the video begins with, in place of the case's context."""
         import torch
 
         options = {
@@ -88,13 +113,16 @@ class Reference:
             "guidance_scale": case.guidance_scale,
             "use_mean_velocity": case.mean_velocity,
             "max_sequence_length": case.max_sequence_length,
+            "video_latents": given,
         }
+        if chunks:
+            options["chunk_partition"] = list(chunks)
         if case.guidance_scale > 1:
             options["negative_prompt"] = [case.negative_prompt or ""] * len(case.prompts)
         generator = torch.Generator("cpu").manual_seed(case.seed)
-        latents = self.pipeline(**options, generator=generator, output_type="latent").frames
-        frames = self._decode(latents)
-        return latents.permute(0, 2, 1, 3, 4).float().numpy(), np.round(frames * 255).astype(np.uint8)
+        with uncompiled_flex_attention():
+            latents = self.pipeline(**options, generator=generator, output_type="latent").frames
+        return latents.permute(0, 2, 1, 3, 4).float().numpy()
 
     def _decode(self, latents: Any) -> np.ndarray:
         """As the pipeline does after its last step; sampling a second time would only cost time."""
@@ -107,6 +135,20 @@ class Reference:
         with torch.no_grad():
             video = vae.decode(latents / (1.0 / std) + mean, return_dict=False)[0]
         return self.pipeline.video_processor.postprocess_video(video, output_type="np")
+
+
+@contextlib.contextmanager
+def uncompiled_flex_attention() -> Iterator[None]:
+    """The causal reference's attention has no kernel for a CPU, and tracing its plain form anew for every shape takes
+    minutes: PyTorch's own switch for debugging runs that form as it is."""
+    from torch.nn.attention import flex_attention
+
+    before = flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG
+    flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True
+    try:
+        yield
+    finally:
+        flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = before
 
 
 def compare(reference: Reference, runtime: Runtime, case: Case) -> Parity:
@@ -124,6 +166,7 @@ def compare(reference: Reference, runtime: Runtime, case: Case) -> Parity:
         guidance_scale=case.guidance_scale,
         mean_velocity=case.mean_velocity,
         max_sequence_length=case.max_sequence_length,
+        video=case.context,
     )
     assert result.frames is not None
     difference = result.frames.astype(np.int16) - wanted_frames.astype(np.int16)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import UsageError
+from anyflow_rt.input.source import Source, make_source
 from anyflow_rt.noise import check_seed, check_seeds
 from anyflow_rt.preview import check_preview_after
 from anyflow_rt.prompt import check_sequence_length, clean_prompts
@@ -42,6 +46,10 @@ class Request:
     guidance_scale: float
     mean_velocity: bool
     max_sequence_length: int
+    source: Source | None = field(default=None, compare=False)
+    """Of the frames that are given."""
+    context: np.ndarray | None = field(default=None, compare=False)
+    """Those frames, once they are read: uint8 (4n + 1, H, W, 3) of the video's height and width."""
 
     @property
     def videos(self) -> int:
@@ -70,6 +78,9 @@ def make_request(
     guidance_scale: float = 1.0,
     mean_velocity: bool = True,
     max_sequence_length: int = 512,
+    image: Any = None,
+    video: Any = None,
+    fit: str = "cover",
 ) -> Request:
     """Check one call's options. Raises UsageError naming the option, its value and the mend.
 
@@ -110,6 +121,7 @@ def make_request(
         guidance_scale=float(guidance_scale),
         mean_velocity=mean_velocity,
         max_sequence_length=check_sequence_length(max_sequence_length),
+        source=make_source(image, video, fit),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from anyflow_rt.admission import admit
 from anyflow_rt.choice import choose
 from anyflow_rt.components import Components
-from anyflow_rt.engines import geometry, locations
+from anyflow_rt.engines import locations
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
@@ -33,15 +34,17 @@ from anyflow_rt.preview import (
     write_chunks,
 )
 from anyflow_rt.prompt import PromptTokenizer
-from anyflow_rt.request import OUTPUTS, Request, check_names, check_on_step, make_request
+from anyflow_rt.request import OUTPUTS, Request, check_names, check_on_step
 from anyflow_rt.result import Result
 from anyflow_rt.sampler import Sampler
 from anyflow_rt.sampling.executor import OnStep
 from anyflow_rt.sampling.limits import check_started_at
-from anyflow_rt.working_memory import check_memory
 
 if TYPE_CHECKING:
+    from anyflow_rt.deadlines import ChunkDeadlines, Pace
+    from anyflow_rt.sampling.forecast import Forecaster
     from anyflow_rt.sampling.quality import Quality
+    from anyflow_rt.streaming import Stream, StreamedChunk
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +97,7 @@ class Runtime:
             record=chosen.record,
         )
         self.latencies = Latencies(bundle.id, self.engine)
+        self._chunk_forecasters: dict[tuple[int, int, int, bool], Forecaster] = {}
         tokenizer = PromptTokenizer(bundle.tokenizer_path)
         self._loaded = Loaded(bundle, self.engine, self.precision, tokenizer, self._components, self.latencies)
 
@@ -121,6 +125,9 @@ class Runtime:
         on_step: OnStep | None = None,
         preview: bool | OnPreview | None = None,
         preview_after: Sequence[int] = PREVIEW_AFTER,
+        image: str | Path | np.ndarray | None = None,
+        video: str | Path | np.ndarray | None = None,
+        fit: str = "cover",
     ) -> Result:
         """Make one video, or ``num_videos`` of each prompt.
 
@@ -144,6 +151,10 @@ class Runtime:
         preview: drafts on the way, none by default: after ``preview_after`` jumps (default 1, 4, 16) what jumping to
         the end from there shows. Each costs a jump and a decoding, and changes nothing of the result. True keeps them
         in ``Result.previews``; a function is called with each ``Preview`` at once.
+        image: what the video begins with, none by default: the path of a picture, or uint8 RGB (H, W, 3). video: a
+        clip that it continues, a path or (T, H, W, 3); resampled to the bundle's rate, and all of it but what is
+        beyond 4n + 1 frames stays in the result. fit: how they come to the video's size: ``cover`` (default),
+        ``contain`` or ``stretch``.
 
         Raises UsageError, naming the option, its value and the mend, and BudgetError, before any work.
         """
@@ -173,6 +184,9 @@ class Runtime:
             guidance_scale=guidance_scale,
             mean_velocity=mean_velocity,
             max_sequence_length=max_sequence_length,
+            image=image,
+            video=video,
+            fit=fit,
         )
         kept: list[Preview] = []
         with Generation(self._loaded, request, output=output, started_at=start) as call:
@@ -229,11 +243,102 @@ class Runtime:
             call.encoded(time.perf_counter() - closing)
             return replace(call.result(None, tuple(kept)), paths=paths, fps=rate)
 
+    def stream(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        fps: float | None = None,
+        fps_deadline: bool = False,
+        budget_per_chunk: float | None = None,
+        started_at: float | None = None,
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Stream:
+        """The frames of a video as they are made: iterate over ``StreamedChunk``s; ``result()`` tells of the whole.
+
+        ``options`` are those of ``generate``, without output, budget and previews. A causal checkpoint gives chunk
+        after chunk, each decoded while the next is denoised; of a bidirectional one frames come once all jumps are
+        made. A reader that is slow slows it down, one that stops ends it. fps: the rate that stalls are counted at;
+        None (default) is the bundle's. fps_deadline: True gives every chunk the jumps that let it be there when it is
+        to be played at that rate; False is the default. budget_per_chunk: seconds for each chunk instead, none by
+        default; what one leaves of them the next may use. Both keep ``confidence``, ``min_steps`` and ``max_steps``;
+        ``steps`` is then the most.
+
+        Raises UsageError as ``generate`` does, before any work.
+        """
+        from anyflow_rt.streaming import Stream
+
+        start = check_started_at(started_at, time.perf_counter())
+        check_names(options, "stream")
+        check_on_step(on_step)
+        if options.get("budget") is not None:
+            raise UsageError(f"budget {options['budget']!r} is for a whole video, and a stream has none; give steps")
+        request = self._request(prompt, "file", **options)
+        rate = self.bundle.defaults.fps if fps is None else fps
+        causal, deadlines = self.bundle.architecture.causal is not None, None
+        if fps_deadline or budget_per_chunk is not None:
+            from anyflow_rt.deadlines import make_pace
+
+            pace = make_pace(rate if fps_deadline else None, budget_per_chunk, causal=causal, **options)
+            deadlines = self._chunk_deadlines(request, pace, start)
+        call = Generation(self._loaded, request, output="frames", started_at=start, deadlines=deadlines)
+        return Stream(call, start, on_step, causal=causal, fps=rate)
+
+    def stream_to_file(
+        self,
+        target: str | Path,
+        prompt: str,
+        *,
+        fps: float | None = None,
+        quality: float | None = None,
+        started_at: float | None = None,
+        on_step: OnStep | None = None,
+        on_chunk: Callable[[StreamedChunk], object] | None = None,
+        **options: Any,
+    ) -> Result:
+        """Like ``stream``, each chunk written to ``target`` at once as a fragmented mp4: a path, or ``-`` for standard
+        output. What was written stays, and plays, also where the run ends early.
+
+        on_chunk: told of each chunk before it is written, None by default. fps and quality are ``generate_to_file``'s.
+        Raises UsageError and OutputError as that does, also where more than one video is asked for.
+        """
+        from anyflow_rt import video
+        from anyflow_rt.output.fragmented import check_stream_target
+
+        check_stream_target(target)
+        rate = self.bundle.defaults.fps if fps is None else fps
+        with self.stream(prompt, fps=rate, started_at=started_at, on_step=on_step, **options) as chunks:
+            size, videos = chunks.size, chunks.videos
+            if videos != 1:
+                raise UsageError(f"{videos} videos cannot be streamed into one file; ask for one")
+            shape = video.VideoShape(1, size.num_frames, size.height, size.width)
+            opened = video.open_stream(target, shape, fps=fps, usual_fps=rate, quality=quality)
+            with video.BackgroundWriter(opened) as writer:
+                for chunk in chunks:
+                    if on_chunk is not None:
+                        on_chunk(chunk)
+                    writer.write(chunk.frames[0])
+                paths = writer.close()
+            return replace(chunks.result(), paths=paths, fps=rate)
+
+    def _chunk_deadlines(self, request: Request, pace: Pace, start: float) -> ChunkDeadlines:
+        """What is learnt of the chunks of one size serves all streams of it."""
+        from anyflow_rt.deadlines import ChunkDeadlines, make_forecaster
+
+        size = request.size
+        key = (size.height, size.width, request.videos, request.negative_prompts is not None)
+        forecaster = self._chunk_forecasters.setdefault(key, make_forecaster())
+        assert request.plan is not None
+        shift = self.bundle.architecture.scheduler.shift
+        return ChunkDeadlines(pace, self._loaded.tables, forecaster, shift, request.plan, start)
+
     def sampler(self, prompt: str, **options: Any) -> Sampler:
         """The flow map of one prompt, jump by jump; ``options`` are those of ``generate`` that say how, not how far.
 
         Raises UsageError as ``generate`` does.
         """
+        if self.bundle.architecture.causal is not None:
+            raise UsageError("a causal checkpoint has no jumps of a whole video; use generate")
         sampling, _ = make_sampling(self._loaded, self._request(prompt, "latents", **options))
         return Sampler(self._components, sampling)
 
@@ -263,19 +368,6 @@ class Runtime:
         self.close()
 
     def _request(self, prompt: str | Sequence[str], output: str, **options: Any) -> Request:
-        """The checked request, the size included. output: ``frames``, ``latents`` or ``file``."""
+        """The checked request. output: ``frames``, ``latents`` or ``file``."""
         self._components.check_open()
-        architecture = self.bundle.architecture
-        request = make_request(
-            prompt, default_size=self.bundle.defaults.size, shift=architecture.scheduler.shift, **options
-        )
-        geometry.latent_size(architecture, request.size)
-        check_memory(
-            architecture,
-            request.size,
-            request.videos,
-            engine=self.engine,
-            precision=self.precision,
-            output=output,
-        )
-        return request
+        return admit(self.bundle, prompt, engine=self.engine, precision=self.precision, output=output, **options)

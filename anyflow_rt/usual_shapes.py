@@ -19,9 +19,11 @@ def usual_shapes(architecture: Architecture, size: VideoSize) -> dict[str, Usual
     rope = (tokens, None)
     per_call = latents_per_call(1, latent.height, latent.width)
     even = latent.frames > 1 and (latent.frames - 1) % per_call == 0
+    denoiser = {"denoiser": (("latents", (1, latent.frames, *frame)), ("rope_cos", rope), ("rope_sin", rope))}
     return {
         "time_embedder": (("t", (1, 1)), ("r", (1, 1))),
-        "denoiser": (("latents", (1, latent.frames, *frame)), ("rope_cos", rope), ("rope_sin", rope)),
+        # What a causal denoiser attends to grows from chunk to chunk.
+        **(denoiser if architecture.causal is None else {}),
         "vae_decoder_first": (("latents", (1, 1, *frame)),),
         "vae_decoder_next": (("latents", (1, per_call if even else None, *frame)),),
     }

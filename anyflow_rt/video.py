@@ -75,6 +75,24 @@ def open_writer(
     return NpyWriter(paths, shape)
 
 
+def open_stream(
+    target: str | os.PathLike,
+    shape: VideoShape,
+    *,
+    fps: float | None = None,
+    usual_fps: float = DEFAULT_FPS,
+    quality: float | None = None,
+) -> VideoWriter:
+    """The writer of a fragmented mp4 whose frames are in ``target`` (a path, ``-`` for standard output) at once.
+
+    The options are ``open_writer``'s. Raises ``UsageError`` for values out of range.
+    """
+    from anyflow_rt.output.fragmented import FragmentedMp4Writer
+
+    rate = _frame_rate(usual_fps if fps is None else fps, ".mp4")
+    return FragmentedMp4Writer(target, shape, rate, _checked_quality(quality))
+
+
 def save_video(
     path: str | os.PathLike,
     frames: np.ndarray,

@@ -12,6 +12,7 @@ import math
 from anyflow_rt.decoding import latents_per_call
 from anyflow_rt.engines import registry
 from anyflow_rt.engines.architecture import Architecture
+from anyflow_rt.engines.chunks import make_layout
 from anyflow_rt.engines.geometry import VideoSize, latent_size, token_grid
 from anyflow_rt.engines.vae_cache import decoder_caches
 from anyflow_rt.errors import UsageError
@@ -69,11 +70,21 @@ def _denoiser(architecture: Architecture, size: VideoSize, videos: int, engine: 
     """Of one jump: a block's tensors for every token, the rotary tables, and the attention's scores where an engine
     writes them all out (ONNX Runtime does; OpenVINO works on a few rows at a time)."""
     config = architecture.transformer
-    tokens = math.prod(token_grid(config, latent_size(architecture, size)))
+    latent = latent_size(architecture, size)
+    tokens = math.prod(token_grid(config, latent))
+    seen, kept = tokens, 0
+    if architecture.causal is not None:
+        layout = make_layout(architecture, latent)
+        chunks = range(len(layout))
+        tokens = max(layout.tokens(index, far=False) for index in chunks)
+        cached = max(layout.seen(index) for index in chunks)
+        seen = tokens + cached
+        # Keys and values of all blocks, once by chunk and once in one piece.
+        kept = 2 * 2 * videos * config.num_layers * cached * config.inner_dim * COMPUTE_BYTES[precision]
     block = videos * tokens * (8 * config.inner_dim + config.ffn_dim) * COMPUTE_BYTES[precision]
     rotary = 2 * tokens * (config.attention_head_dim // 2) * FLOAT32
-    scores = videos * config.num_attention_heads * tokens**2 * FLOAT32 if engine == "onnxruntime" else 0
-    return block + rotary + scores
+    scores = videos * config.num_attention_heads * tokens * seen * FLOAT32 if engine == "onnxruntime" else 0
+    return block + rotary + scores + kept
 
 
 def _decoder_elements(architecture: Architecture, per_call: int) -> int:

@@ -42,6 +42,15 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True)
+class CausalConfig:
+    """What ``AnyFlowFARTransformer3DModel`` has beside that: chunks of latent frames, denoised one after another."""
+
+    chunk_partition: tuple[int, ...] = (1, 3, 3, 3, 3, 3, 3, 2)
+    full_chunk_limit: int = 3
+    compressed_patch_size: tuple[int, int, int] = (1, 4, 4)
+
+
+@dataclass(frozen=True)
 class VaeConfig:
     """``AutoencoderKLWan``: frames <-> latents."""
 
@@ -99,17 +108,18 @@ class SchedulerConfig:
 
 @dataclass(frozen=True)
 class Architecture:
-    """All of a checkpoint but its weights and its tokenizer."""
+    """All of a checkpoint but its weights and its tokenizer. causal: None where all frames are denoised at once."""
 
     pipeline: str
     transformer: TransformerConfig
     vae: VaeConfig
     text_encoder: TextEncoderConfig
     scheduler: SchedulerConfig
+    causal: CausalConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values; ``from_dict`` is the inverse."""
-        return asdict(self)
+        """Plain JSON-able values; ``from_dict`` is the inverse. ``causal`` is left out where there is none."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Architecture:
@@ -119,7 +129,8 @@ class Architecture:
             raise BundleError(f"the stored architecture's pipeline is {values.get('pipeline')!r}")
         parts: dict[str, Any] = {"pipeline": values["pipeline"]}
         for name, part in _PARTS.items():
-            parts[name] = _frozen(part, values.get(name), name)
+            if name in values or name != "causal":
+                parts[name] = _frozen(part, values.get(name), name)
         return cls(**parts)
 
 
@@ -128,6 +139,7 @@ _PARTS: dict[str, type] = {
     "vae": VaeConfig,
     "text_encoder": TextEncoderConfig,
     "scheduler": SchedulerConfig,
+    "causal": CausalConfig,
 }
 
 
@@ -153,6 +165,8 @@ def parameter_estimate(architecture: Architecture) -> dict[str, int]:
     block = 8 * dim * dim + 2 * dim * t.ffn_dim
     embedders = 2 * (t.freq_dim * dim + dim * dim) + 6 * dim * dim + t.text_dim * dim + dim * dim
     patch = math.prod(t.patch_size) * dim * (t.in_channels + t.out_channels)
+    if architecture.causal is not None:
+        patch += math.prod(architecture.causal.compressed_patch_size) * dim * t.in_channels
     attention = 4 * e.d_model * e.num_heads * e.d_kv
     gated = 3 if e.feed_forward_proj.startswith("gated") else 2
     text = e.vocab_size * e.d_model + e.num_layers * (attention + gated * e.d_model * e.d_ff)

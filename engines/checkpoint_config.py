@@ -17,13 +17,12 @@ from anyflow_rt.engines.architecture import (
     TransformerConfig,
     VaeConfig,
 )
+from anyflow_rt.engines.checkpoint_causal import CAUSAL_PIPELINES, CAUSAL_TRANSFORMERS, read_causal
 from anyflow_rt.engines.checkpoint_file import ConfigFile
 from anyflow_rt.errors import CheckpointError
 
 PIPELINES = ("AnyFlowPipeline", "WanAnyFlowPipeline")
 """diffusers' name and NVlabs' name of the bidirectional pipeline."""
-
-CAUSAL_PIPELINES = ("AnyFlowFARPipeline", "FARWanAnyFlowPipeline")
 
 COMPONENT_CLASSES = {
     "transformer": ("AnyFlowTransformer3DModel", "FAR_Wan_Transformer3DModel"),
@@ -77,7 +76,10 @@ def read_architecture(folder: Path) -> Architecture:
     not supported.
     """
     pipeline = _read_index(ConfigFile(folder / "model_index.json"))
-    transformer = read_transformer(ConfigFile(folder / "transformer" / "config.json"))
+    is_causal = pipeline in CAUSAL_PIPELINES
+    denoiser = ConfigFile(folder / "transformer" / "config.json")
+    transformer = read_transformer(denoiser, causal=is_causal)
+    causal = read_causal(denoiser, transformer) if is_causal else None
     vae = read_vae(ConfigFile(folder / "vae" / "config.json"))
     text_encoder = read_text_encoder(ConfigFile(folder / "text_encoder" / "config.json"))
     scheduler = read_scheduler(ConfigFile(folder / "scheduler" / "scheduler_config.json"))
@@ -91,15 +93,12 @@ def read_architecture(folder: Path) -> Architecture:
             f"{folder}: the text encoder has d_model {text_encoder.d_model} but the transformer text_dim "
             f"{transformer.text_dim}; they must be equal, so these two networks do not belong together"
         )
-    return Architecture(pipeline, transformer, vae, text_encoder, scheduler)
+    return Architecture(pipeline, transformer, vae, text_encoder, scheduler, causal)
 
 
 def _read_index(index: ConfigFile) -> str:
-    pipeline = index.take("_class_name")
-    if pipeline in CAUSAL_PIPELINES:
-        index.refuse("_class_name", f"causal (FAR) checkpoints come later; supported now: {', '.join(PIPELINES)}")
-    index.choice("_class_name", PIPELINES)
-    for name, accepted in COMPONENT_CLASSES.items():
+    pipeline = index.choice("_class_name", (*PIPELINES, *CAUSAL_PIPELINES))
+    for name, accepted in _classes(causal=pipeline in CAUSAL_PIPELINES).items():
         entry = index.take(name)
         if not (_is_class_entry(entry) and entry[1] in accepted):
             index.refuse(name, f"supported: {', '.join(accepted)}")
@@ -108,7 +107,7 @@ def _read_index(index: ConfigFile) -> str:
         index.refuse("tokenizer", 'a library and its tokenizer class are needed: ["transformers", "T5TokenizerFast"]')
     index.only("use_mean_velocity", True, "set it to true and pass mean_velocity=False to the run instead")
     index.finish({})
-    return str(pipeline)
+    return pipeline
 
 
 def _is_class_entry(entry: object) -> bool:
@@ -116,15 +115,22 @@ def _is_class_entry(entry: object) -> bool:
     return isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)
 
 
-def _check_class(config: ConfigFile, component: str) -> None:
+def _classes(*, causal: bool) -> dict[str, tuple[str, ...]]:
+    return {**COMPONENT_CLASSES, "transformer": CAUSAL_TRANSFORMERS} if causal else COMPONENT_CLASSES
+
+
+def _check_class(config: ConfigFile, component: str, *, causal: bool = False) -> None:
     if "_class_name" in config.values:
-        config.choice("_class_name", COMPONENT_CLASSES[component])
+        config.choice("_class_name", _classes(causal=causal)[component])
 
 
-def read_transformer(config: ConfigFile) -> TransformerConfig:
+def read_transformer(config: ConfigFile, *, causal: bool = False) -> TransformerConfig:
     """``transformer/config.json``. ``image_dim`` is kept, but image embeddings are never fed to text-to-video."""
-    _check_class(config, "transformer")
-    config.only("init_far_model", False, "causal (FAR) checkpoints come later; supported now: false")
+    _check_class(config, "transformer", causal=causal)
+    kind = "causal" if causal else "bidirectional"
+    config.only(
+        "init_far_model", causal, f"model_index.json says the pipeline is {kind}; take both from one checkpoint"
+    )
     config.only("init_flowmap_model", True, "this is not a flow-map model; AnyFlow needs true")
     config.only("qk_norm", "rms_norm_across_heads", "supported: rms_norm_across_heads")
     config.only("added_kv_proj_dim", None, "image keys and values are not supported; supported: null")

@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from anyflow_rt.engines.architecture import Architecture, TextEncoderConfig, TransformerConfig, VaeConfig
+from anyflow_rt.engines.architecture import (
+    Architecture,
+    CausalConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+    VaeConfig,
+)
 
 Shape = tuple[int, ...]
 
@@ -30,17 +36,19 @@ class NetworkTensors:
 def network_tensors(architecture: Architecture, component: str) -> NetworkTensors:
     """The tensors of ``component``: transformer, vae or text_encoder."""
     if component == "transformer":
-        return transformer_tensors(architecture.transformer)
+        return transformer_tensors(architecture.transformer, architecture.causal)
     if component == "vae":
         return vae_tensors(architecture.vae)
     return text_encoder_tensors(architecture.text_encoder)
 
 
-def transformer_tensors(config: TransformerConfig) -> NetworkTensors:
-    """``AnyFlowTransformer3DModel``."""
+def transformer_tensors(config: TransformerConfig, causal: CausalConfig | None = None) -> NetworkTensors:
+    """``AnyFlowTransformer3DModel``, or ``AnyFlowFARTransformer3DModel``."""
     dim, patch = config.inner_dim, config.patch_size
     table = _Table()
     table.add("patch_embedding", (dim, config.in_channels, *patch))
+    if causal is not None:
+        table.add("far_patch_embedding", (dim, config.in_channels, *causal.compressed_patch_size))
     for embedder in ("time_embedder", "delta_embedder"):
         table.add(f"condition_embedder.{embedder}.linear_1", (dim, config.freq_dim))
         table.add(f"condition_embedder.{embedder}.linear_2", (dim, dim))

@@ -82,23 +82,31 @@ def token_grid(transformer: TransformerConfig, latent: LatentSize) -> tuple[int,
 
 
 @lru_cache(maxsize=8)
-def rope_tables(transformer: TransformerConfig, grid: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def rope_tables(
+    transformer: TransformerConfig, grid: tuple[int, int, int], pool: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """cos and sin of the rotary angles, each (L, head_dim / 2) float32, L = tokens in frame-major order.
 
     Of a head's d/2 frequencies, height and width take d // 6 each and time the rest; theta is 10000. Angles are
-    computed in float64, as the reference does.
+    computed in float64, as the reference does. pool: of a compressed grid, places along height and width that one of
+    its own covers; it turns by the mean of their unit vectors, renormalised.
     """
     half = transformer.attention_head_dim // 2
     spatial = transformer.attention_head_dim // 6
-    angles = []
+    cosines, sines = [], []
     for axis, (count, positions) in enumerate(zip((half - 2 * spatial, spatial, spatial), grid, strict=True)):
+        covered = pool if axis else 1
         frequencies = 10000.0 ** -(np.arange(count, dtype=np.float64) / count) if count else np.empty(0)
-        angle = np.outer(np.arange(positions, dtype=np.float64), frequencies)
+        angle = np.outer(np.arange(positions * covered, dtype=np.float64), frequencies)
+        cos, sin = (part.reshape(positions, covered, count).mean(axis=1) for part in (np.cos(angle), np.sin(angle)))
+        length = np.hypot(cos, sin) if covered > 1 else 1.0
         shape = [1, 1, 1, count]
         shape[axis] = positions
-        angles.append(np.broadcast_to(angle.reshape(shape), (*grid, count)))
-    table = np.concatenate(angles, axis=-1).reshape(-1, half)
-    return np.cos(table).astype(np.float32), np.sin(table).astype(np.float32)
+        cosines.append(np.broadcast_to((cos / length).reshape(shape), (*grid, count)))
+        sines.append(np.broadcast_to((sin / length).reshape(shape), (*grid, count)))
+    tables = (np.concatenate(parts, axis=-1).reshape(-1, half).astype(np.float32) for parts in (cosines, sines))
+    cos_table, sin_table = tables
+    return cos_table, sin_table
 
 
 def pad_bias(max_sequence_length: int, prompt_length: int, batch: int) -> np.ndarray:

@@ -41,8 +41,8 @@ def refusal(path: str | Path) -> str:
 
 
 REFUSED_VALUES = [
-    (INDEX, "_class_name", "AnyFlowFARPipeline", "AnyFlowFARPipeline.*causal.*later"),
-    (INDEX, "_class_name", "FARWanAnyFlowPipeline", "causal.*later"),
+    (INDEX, "_class_name", "AnyFlowFARPipeline", "AnyFlowTransformer3DModel.*supported: AnyFlowFARTransformer3DModel"),
+    (INDEX, "_class_name", "FARWanAnyFlowPipeline", "supported: AnyFlowFARTransformer3DModel, FAR_Wan_Transformer3D"),
     (INDEX, "_class_name", "WanPipeline", "WanPipeline.*AnyFlowPipeline, WanAnyFlowPipeline"),
     (INDEX, "_class_name", ["pipeline", "AnyFlowPipeline"], "supported: AnyFlowPipeline"),
     (INDEX, "transformer", ["diffusers", "WanTransformer3DModel"], "WanTransformer3DModel.*AnyFlowTransformer3DModel"),
@@ -77,7 +77,7 @@ REFUSED_VALUES = [
     (T, "image_dim", 0, "at least 1"),
     (T, "rope_max_seq_len", 0, "at least 1"),
     (T, "freq_dim", 1, "at least 2"),
-    (T, "init_far_model", True, "causal.*later"),
+    (T, "init_far_model", True, "init_far_model is true.*the pipeline is bidirectional"),
     (T, "init_flowmap_model", False, "not a flow-map model"),
     (T, "qk_norm", None, "rms_norm_across_heads"),
     (T, "added_kv_proj_dim", 64, "supported: null"),

@@ -44,7 +44,7 @@ def load(home, url: str, identifier: str, revision: str = "", **environment: str
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """Repositories: good, the same beside pickles and variants, variants only, and a causal one."""
+    """Repositories: good, the same beside pickles and variants, variants only, and one of another kind."""
     root = tmp_path_factory.mktemp("hub")
     plain = make_checkpoint(root / "plain", seed=1)
     (plain / "README.md").write_text("a model card")
@@ -52,10 +52,10 @@ def hub(tmp_path_factory):
     for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bin"):
         (crowded / "transformer" / name).write_bytes(b"not to be downloaded")
     variant = make_checkpoint(root / "variant", seed=1, variant="fp16", max_shard_size="30KB")
-    causal = shutil.copytree(plain, root / "causal")
-    index = json.loads((causal / "model_index.json").read_text())
-    (causal / "model_index.json").write_text(json.dumps({**index, "_class_name": "AnyFlowFARPipeline"}))
-    repositories = {"team/plain": plain, "team/crowded": crowded, "team/variant": variant, "team/causal": causal}
+    other = shutil.copytree(plain, root / "other")
+    index = json.loads((other / "model_index.json").read_text())
+    (other / "model_index.json").write_text(json.dumps({**index, "_class_name": "WanPipeline"}))
+    repositories = {"team/plain": plain, "team/crowded": crowded, "team/variant": variant, "team/other": other}
     with serve_hub(repositories) as served:
         yield served
 
@@ -96,7 +96,7 @@ def test_variants_are_downloaded_where_there_is_nothing_else(hub, tmp_path):
 
 
 def test_an_unsupported_checkpoint_costs_no_weights(hub, downloads, tmp_path):
-    assert "causal (FAR) checkpoints come later" in load(tmp_path, hub.url, "team/causal")["error"]
+    assert "supported: AnyFlowPipeline" in load(tmp_path, hub.url, "team/other")["error"]
     assert not [name for name in downloads if name.endswith(".safetensors")]
 
 

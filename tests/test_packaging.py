@@ -213,7 +213,7 @@ FLAGS = {
     "--smallest --largest --batch --prompt-lengths --cross-keys --optimization-level --weight-streaming --refit "
     "--strip --version-compatible --hardware",
     "run": "--prompt --bundle --output --steps --budget --confidence --strict-budget --min-steps --max-steps --preview "
-    "--seed --height --width --num-frames --num-videos --negative-prompt "
+    "--seed --height --width --num-frames --num-videos --image --video --fit --stream --fps-deadline --negative-prompt "
     "--guidance-scale --max-sequence-length --euler --fps --quality --engine --precision",
     "bench": "--bundle --steps --prompts --num-prompts --seeds --metrics --compare --rounds --jump-videos --euler "
     "--engine --precision --report --resume --from --series part",

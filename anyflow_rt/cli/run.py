@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from anyflow_rt.cli.arguments import not_empty, number, whole_number
 from anyflow_rt.cli.clock import process_seconds
 from anyflow_rt.cli.progress import Progress, say
+from anyflow_rt.errors import UsageError
 
 if TYPE_CHECKING:
-    from anyflow_rt.result import BudgetReport, Result
+    from anyflow_rt.result import BudgetReport, Result, StreamReport
     from anyflow_rt.sampling.controller import Decision
 
 HELP = "make a video from a prompt"
@@ -26,8 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bundle", type=not_empty, metavar="DIR", help="a bundle made by build (default: the shapes checkpoint's)"
     )
+    parser.add_argument("--output", type=not_empty, metavar="FILE", help=".mp4 (default out.mp4), .gif, .png, .npy")
     parser.add_argument(
-        "--output", type=not_empty, default="out.mp4", metavar="FILE", help=".mp4 (default out.mp4), .gif, .png, .npy"
+        "--stream",
+        type=not_empty,
+        metavar="FILE",
+        help="in place of --output: an .mp4 that grows as frames are made, or - for standard output",
     )
     parser.add_argument(
         "--steps", type=whole_number, help="jumps of the sampler: 1, 2, 4 ... (default 4; with --budget the most)"
@@ -52,11 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="write drafts beside the output after 1, 4 and 16 jumps: out-preview-01.mp4 ...",
     )
+    parser.add_argument(
+        "--fps-deadline",
+        action="store_true",
+        default=None,
+        help="with --stream: as many jumps for each chunk as let it be there when it is to be played",
+    )
     parser.add_argument("--seed", type=whole_number, help="of the initial noise (default 0)")
     parser.add_argument("--height", type=whole_number, help="pixels, a multiple of 16")
     parser.add_argument("--width", type=whole_number, help="pixels, a multiple of 16")
     parser.add_argument("--num-frames", type=whole_number, help="4n + 1")
     parser.add_argument("--num-videos", type=whole_number, help="videos of each prompt")
+    parser.add_argument("--image", type=not_empty, metavar="FILE", help="a picture that the video begins with")
+    parser.add_argument("--video", type=not_empty, metavar="FILE", help="a clip that the video continues")
+    parser.add_argument("--fit", help="how they come to the video's size: cover (default), contain or stretch")
     parser.add_argument("--negative-prompt", help="what to avoid; used with --guidance-scale above 1")
     parser.add_argument("--guidance-scale", type=number, help="1 (default) is none; above 1 costs twice the time")
     parser.add_argument(
@@ -84,6 +98,10 @@ PASSED_ON = (
     "width",
     "num_frames",
     "num_videos",
+    "fps_deadline",
+    "image",
+    "video",
+    "fit",
     "negative_prompt",
     "guidance_scale",
     "max_sequence_length",
@@ -100,6 +118,7 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     started_at = time.perf_counter() - process_seconds()
     from anyflow_rt.loading import open_runtime
 
+    _check_stream(options)
     given = {name: getattr(options, name) for name in PASSED_ON if getattr(options, name) is not None}
     prompt = options.prompt[0] if len(options.prompt) == 1 else options.prompt
     # Not load(): the engines go on opening while the prompt is read.
@@ -108,17 +127,20 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         engine=options.engine,
         precision=options.precision,
         specialize=len(options.prompt) == 1 and not given.keys() & SIZE_OPTIONS,
-        # Drafts need the decoder while the denoiser is still at work.
-        single_use=not options.preview,
+        # Drafts and streams need the decoder while the denoiser is still at work.
+        single_use=not (options.preview or options.stream),
         report=say,
     ) as runtime:
         loaded = process_seconds()
+        write = runtime.generate_to_file if options.stream is None else runtime.stream_to_file
         with Progress("step") as progress:
-            result = runtime.generate_to_file(
-                options.output,
+            result = write(
+                options.stream or options.output or "out.mp4",
                 prompt,
                 started_at=started_at,
-                on_step=lambda step: progress.update(step.index + 1, step.steps),
+                on_step=lambda step: progress.update(
+                    step.chunk * step.steps + step.index + 1, step.chunks * step.steps
+                ),
                 **given,
             )
     seconds = asdict(result.seconds)
@@ -126,14 +148,14 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     for path in result.paths:
         say(_summary(path, result, seconds))
     drafts = [f"{path}: draft after {each.steps} jumps" for each in result.previews for path in each.paths]
-    for line in (*drafts, *_budget_lines(result)):
+    for line in (*drafts, *_budget_lines(result), *_stream_lines(result)):
         say(line)
     files = [str(path) for path in result.paths]
     answer: dict[str, Any] = {
         "output": files[0] if len(files) == 1 else files,
         "engine": result.engine,
         "precision": result.precision,
-        "steps": len(result.plan),
+        "steps": _steps(result),
         "seed": result.seed,
         "size": list(result.size),
         "plan": [list(jump) for jump in result.plan],
@@ -145,7 +167,44 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
             {"steps": each.steps, "seconds": each.seconds, "output": [str(path) for path in each.paths]}
             for each in result.previews
         ]
+    if result.chunks:
+        answer["chunks"] = [asdict(chunk) for chunk in result.chunks]
+    if result.stream is not None:
+        answer["stream"] = _stream(result.stream)
     return answer
+
+
+def _steps(result: Result) -> int:
+    """Jumps of the video, or of each of its chunks."""
+    return max((chunk.steps for chunk in result.chunks), default=len(result.plan))
+
+
+def _stream(report: StreamReport) -> dict[str, Any]:
+    told = ("first_frame", "jitter", "stalls", "stall_ratio")
+    return {**asdict(report), **{name: getattr(report, name) for name in told}}
+
+
+def _stream_lines(result: Result) -> list[str]:
+    """When the first frame was there, how evenly the others came, and whether a player would have waited."""
+    report = result.stream
+    if report is None:
+        return []
+    return [
+        f"first frame after {report.first_frame:.2f} s, {len(report.ready)} chunks, jitter {report.jitter:.3f} s; "
+        f"played at {report.fps:g} frames a second {report.stall_ratio:.0%} of them come late"
+    ]
+
+
+def _check_stream(options: argparse.Namespace) -> None:
+    """Raise UsageError for flags that contradict each other."""
+    if options.stream is None:
+        if options.fps_deadline:
+            raise UsageError("--fps-deadline is about frames that are played while they are made; give --stream too")
+        return
+    if options.output is not None:
+        raise UsageError(f"--stream {options.stream} and --output {options.output} are both given; leave one out")
+    if options.stream == "-" and options.json:
+        raise UsageError("--stream - and --json both write to standard output; stream to a file, or leave out --json")
 
 
 def _budget(report: BudgetReport, decisions: Sequence[Decision]) -> dict[str, Any]:
@@ -173,7 +232,7 @@ def _summary(path: Path, result: Result, seconds: dict[str, Any]) -> str:
     frames, height, width = result.size
     jumps = sum(seconds["jumps"])
     return (
-        f"{path}: {frames} frames of {width}x{height}, {len(result.plan)} steps, {result.engine} {result.precision}, "
+        f"{path}: {frames} frames of {width}x{height}, {_steps(result)} steps, {result.engine} {result.precision}, "
         f"{seconds['total']:.2f} s (load {seconds['load']:.2f}, text {seconds['text'] + seconds['conditioner']:.2f}, "
         f"jumps {jumps:.2f}, decode {seconds['decode']:.2f}, encode {seconds['encode']:.2f})"
     )

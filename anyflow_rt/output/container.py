@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from anyflow_rt.errors import OutputError
+from anyflow_rt.output.target import OutputFile
 from anyflow_rt.output.writer import VideoShape, VideoWriter
 
 
@@ -35,9 +36,13 @@ class ContainerWriter(VideoWriter):
         self._av = av
         for file in self.files:
             # The temporary file's name ends in .tmp, so the format has to be named.
-            container = av.open(str(file.temporary), "w", format=self.format, options=self.options)
+            container = av.open(self._destination(file), "w", format=self.format, options=self.options)
             self._containers.append(container)
             self._streams.append(self._add_stream(container))
+
+    def _destination(self, file: OutputFile) -> Any:
+        """What PyAV opens to write a file."""
+        return str(file.temporary)
 
     def _encode(self, frame: Any, video: int) -> None:
         """Encode and write one ``av.VideoFrame``; None flushes the encoder."""

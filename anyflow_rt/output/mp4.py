@@ -35,6 +35,7 @@ class Mp4Writer(ContainerWriter):
 
     format: ClassVar[str] = "mp4"
     options: ClassVar[dict[str, str]] = {"movflags": "faststart"}
+    encoder: ClassVar[dict[str, str]] = {"preset": PRESET}
 
     def __init__(self, paths: Sequence[Path], shape: VideoShape, fps: Fraction, quality: float) -> None:
         super().__init__(paths, shape, fps)
@@ -52,7 +53,7 @@ class Mp4Writer(ContainerWriter):
 
     def _add_stream(self, container: Any) -> Any:
         height, width = self.shape.height, self.shape.width
-        options = {"preset": PRESET, "crf": f"{constant_rate_factor(self._quality):g}"}
+        options = {**self.encoder, "crf": f"{constant_rate_factor(self._quality):g}"}
         stream = container.add_stream("libx264", rate=self._fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
         context = stream.codec_context

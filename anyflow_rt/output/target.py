@@ -19,6 +19,7 @@ MENDS = {
     errno.EACCES: "name a directory you may write to",
     errno.EPERM: "name a directory you may write to",
     errno.EROFS: "name a directory you may write to",
+    errno.EPIPE: "its reader closed it; what it read before plays",
     errno.ENAMETOOLONG: "use a shorter name",
 }
 

@@ -6,7 +6,7 @@ The guide is asked before every jump. The state stays in float32 between them; a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ from anyflow_rt.sampling.schedule import Jump
 class Step:
     """What ``on_step`` is told after each jump. ``latents`` (N, F, C, h, w) float32 is to be read, not written.
 
-    steps: jumps of the whole run; with a budget as they are planned now.
+    steps: jumps of the whole run; with a budget as they are planned now. chunk, chunks: of a causal checkpoint, whose
+    chunks are denoised one after another; index, steps and latents are then the chunk's.
     """
 
     index: int
@@ -33,6 +34,8 @@ class Step:
     r: float
     latents: np.ndarray
     seconds: float
+    chunk: int = 0
+    chunks: int = 1
 
 
 OnStep = Callable[[Step], object]
@@ -50,6 +53,12 @@ class Sampling:
     """One, or two for guidance: of the negative prompt, then of the prompt."""
     guidance_scale: float = 1.0
     mean_velocity: bool = True
+    given: int = 0
+    """The first frames as they are: at time 0 from the beginning."""
+    rope: tuple[np.ndarray, np.ndarray] | None = None
+    """Of the frames in work; None where they are all of the video."""
+    caches: Sequence[Mapping[str, np.ndarray]] = ()
+    """What earlier chunks left: inputs of the denoiser, for each of ``conditionings``; none where all is one chunk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +78,9 @@ def run_jumps(
     *,
     on_step: OnStep | None = None,
     on_preview: OnPreview | None = None,
+    chunk: tuple[int, int] = (0, 1),
 ) -> Jumped:
-    """Carry ``noise`` (N, F, C, h, w) where ``guide`` leads.
+    """Carry ``noise`` (N, F, C, h, w) where ``guide`` leads. chunk: which of how many it is, for ``on_step``.
 
     Whatever ``on_step`` and ``on_preview`` raise ends the run and reaches the caller.
     """
@@ -90,38 +100,48 @@ def run_jumps(
         jumps.append(move.jump)
         seconds.append(taken)
         if on_step is not None:
-            on_step(Step(len(jumps) - 1, move.steps, move.jump.t, move.jump.r, latents, taken))
+            on_step(Step(len(jumps) - 1, move.steps, move.jump.t, move.jump.r, latents, taken, *chunk))
     return Jumped(latents, tuple(jumps), tuple(seconds))
 
 
 def make_jump(components: Components, sampling: Sampling, jump: Jump, latents: np.ndarray) -> np.ndarray:
     """Latents (N, F, C, h, w) at ``jump.t`` -> at ``jump.r``, guided where the sampling is."""
     transformer = sampling.architecture.transformer
-    rope_cos, rope_sin = rope_tables(transformer, token_grid(transformer, sampling.size))
+    rope_cos, rope_sin = sampling.rope or rope_tables(transformer, token_grid(transformer, sampling.size))
+    interval = np.full(latents.shape[:2], jump.t - jump.r, np.float32)
+    interval[:, : sampling.given] = 0.0
     shared = {
         "latents": latents,
-        "interval": np.full(latents.shape[:2], jump.t - jump.r, np.float32),
+        "interval": interval,
         "rope_cos": rope_cos,
         "rope_sin": rope_sin,
-        **_modulation(components, sampling, jump, latents.shape[:2]),
+        **modulation(components, sampling, jump, latents.shape[:2]),
     }
     denoiser = components.get("denoiser")
-    results = [denoiser.infer(**shared, **vars(each))["z_r"] for each in sampling.conditionings]
+    caches = sampling.caches or [{}] * len(sampling.conditionings)
+    results = [
+        denoiser.infer(**shared, **vars(each), **cache)["z_r"]
+        for each, cache in zip(sampling.conditionings, caches, strict=True)
+    ]
     if len(results) == 1:
         return results[0]
     without, with_prompt = results
     return without + np.float32(sampling.guidance_scale) * (with_prompt - without)
 
 
-def _modulation(
-    components: Components, sampling: Sampling, jump: Jump, batch_frames: tuple[int, ...]
-) -> dict[str, Any]:
-    """The embedding of one (t, r), computed once and repeated for every frame of every video."""
+def modulation(components: Components, sampling: Sampling, jump: Jump, batch_frames: tuple[int, ...]) -> dict[str, Any]:
+    """The embedding of one (t, r), computed once and repeated for every frame of every video.
+
+    Frames that are given have t = 0, and the jump's own r; without mean velocity r is t for them too.
+    """
+    wanted = [(jump.t, jump.r if sampling.mean_velocity else jump.t)]
+    if sampling.given:
+        wanted.insert(0, (0.0, jump.r if sampling.mean_velocity else 0.0))
     scale = sampling.architecture.scheduler.num_train_timesteps
-    t = np.full((1, 1), jump.t * scale, np.float32)
-    r = np.full((1, 1), jump.r * scale, np.float32) if sampling.mean_velocity else t
+    t, r = (np.array([[time * scale for time in times]], np.float32) for times in zip(*wanted, strict=True))
     embedded = components.get("time_embedder").infer(t=t, r=r)
+    frames = [0] * sampling.given + [len(wanted) - 1] * (batch_frames[1] - sampling.given)
     return {
-        name: np.ascontiguousarray(np.broadcast_to(value, (*batch_frames, *value.shape[2:])))
+        name: np.ascontiguousarray(np.broadcast_to(value[:, frames], (*batch_frames, *value.shape[2:])))
         for name, value in embedded.items()
     }

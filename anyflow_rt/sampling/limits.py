@@ -47,9 +47,9 @@ class Budget:
     limits: Limits = NO_LIMITS
 
 
-def check_budget(budget: object) -> float:
+def check_budget(budget: object, name: str = "budget") -> float:
     """Seconds as a float. Raises UsageError unless a finite number above 0: no text, no bool, no NaN."""
-    return _number("budget", budget, math.inf, "a number of seconds above 0")
+    return _number(name, budget, math.inf, "a number of seconds above 0")
 
 
 def check_confidence(confidence: object) -> float:

@@ -1,7 +1,7 @@
 """The components of a checkpoint as graphs: which module, which inputs, which symbols. The one list of them all.
 
 Symbols: B videos, F latent frames, k latent frames of one decoder call, S prompt tokens, P = S + 2 keys, L video
-tokens, 2*h and 2*w the latent height and width.
+tokens, M cached tokens, N tokens of a frame, 2*h and 2*w the latent height and width.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from anyflow_rt.engines import vae_cache
-from anyflow_rt.engines.architecture import Architecture
-from anyflow_rt.engines.export import text_encoder, transformer, vae_decoder, vae_encoder
+from anyflow_rt.engines.architecture import Architecture, TransformerConfig
+from anyflow_rt.engines.export import text_encoder, transformer, transformer_causal, vae_decoder, vae_encoder
 from anyflow_rt.engines.export.onnx import Axes, GraphInput, export_module, export_shape_free
 from anyflow_rt.engines.geometry import PAD_KEYS
 from anyflow_rt.engines.vae_cache import CacheShape
 from anyflow_rt.engines.weights import Weights
 
-_B, _F, _K, _S, _H, _W = 2, 3, 2, 5, 4, 6
+_B, _F, _K, _S, _H, _W, _M = 2, 3, 2, 5, 4, 6, 11
 """Example sizes: none is 1, which the exporter would bake in, and none equals another of the same input."""
 
 
@@ -87,30 +87,71 @@ def _time_embedder(architecture: Architecture, weights: Weights) -> Graph:
 
 def _denoiser(architecture: Architecture, weights: Weights) -> Graph:
     config = architecture.transformer
-    patch, half = config.patch_size[1], config.attention_head_dim // 2
+    patch = config.patch_size[1]
     latents: Axes = ("B", "F", config.in_channels, f"{patch}*h", f"{patch}*w")
-    cross: Axes = (config.num_layers, "B", config.num_attention_heads, "P", config.attention_head_dim)
-    sizes = {
-        "B": _B,
-        "F": _F,
-        "P": _S + PAD_KEYS,
-        "L": _F * _H * _W,
-        f"{patch}*h": patch * _H,
-        f"{patch}*w": patch * _W,
-    }
     axes: dict[str, Axes] = {
         "latents": latents,
         "modulation": ("B", "F", 6, config.inner_dim),
         "head_modulation": ("B", "F", config.inner_dim),
         "interval": ("B", "F"),
+        **_prompt_and_places(config),
+    }
+    build: type[nn.Module] = transformer.Denoiser
+    if architecture.causal is not None:
+        axes |= _keys_and_values(config, "", "M")
+        build = transformer_causal.CausalDenoiser
+    sizes = {**_SIZES, f"{patch}*h": patch * _H, f"{patch}*w": patch * _W}
+    return Graph(build(config, weights), _inputs(axes, sizes), {"z_r": latents})
+
+
+def _cache_writer(architecture: Architecture, weights: Weights) -> Graph:
+    config = architecture.transformer
+    axes: dict[str, Axes] = {
+        "tokens": ("B", "F", "N", config.inner_dim),
+        "modulation": ("B", "F", 6, config.inner_dim),
+        **_prompt_and_places(config),
+        **_keys_and_values(config, "", "M"),
+    }
+    module = transformer_causal.CacheWriter(config, weights)
+    return Graph(module, _inputs(axes, _SIZES), _keys_and_values(config, "next_", "L"))
+
+
+def _tokens(name: str) -> GraphBuilder:
+    def graph(architecture: Architecture, weights: Weights) -> Graph:
+        config = architecture.transformer
+        axes: dict[str, Axes] = {"latents": ("B", "F", config.in_channels, "H", "W")}
+        outputs: dict[str, Axes] = {"tokens": ("B", "F", "N", config.inner_dim)}
+        return Graph(
+            transformer_causal.Tokens(weights, name), _inputs(axes, _SIZES | {"H": 8 * _H, "W": 8 * _W}), outputs
+        )
+
+    return graph
+
+
+_SIZES = {"B": _B, "F": _F, "P": _S + PAD_KEYS, "L": _F * _H * _W, "M": _M, "N": _H * _W}
+
+
+def _prompt_and_places(config: TransformerConfig) -> dict[str, Axes]:
+    """What every pass through the blocks takes."""
+    half = config.attention_head_dim // 2
+    cross: Axes = (config.num_layers, "B", config.num_attention_heads, "P", config.attention_head_dim)
+    return {
         "cross_key": cross,
         "cross_value": cross,
         "context_bias": ("B", "P"),
         "rope_cos": ("L", half),
         "rope_sin": ("L", half),
     }
-    inputs = {name: GraphInput(_zeros(value, sizes), value) for name, value in axes.items()}
-    return Graph(transformer.Denoiser(config, weights), inputs, {"z_r": latents})
+
+
+def _keys_and_values(config: TransformerConfig, prefix: str, tokens: str) -> dict[str, Axes]:
+    """Of self-attention, all blocks', as inputs or as outputs."""
+    axes: Axes = (config.num_layers, "B", config.num_attention_heads, tokens, config.attention_head_dim)
+    return {f"{prefix}cache_key": axes, f"{prefix}cache_value": axes}
+
+
+def _inputs(axes: Mapping[str, Axes], sizes: Mapping[str, int]) -> dict[str, GraphInput]:
+    return {name: GraphInput(_zeros(value, sizes), value) for name, value in axes.items()}
 
 
 def _vae_decoder(first: bool) -> GraphBuilder:
@@ -122,8 +163,7 @@ def _vae_decoder(first: bool) -> GraphBuilder:
         sizes = {"B": _B, "k": _K, "h": _H, "w": _W}
         axes = {"latents": latents} if first else {"latents": latents, **caches}
         build = vae_decoder.build_first if first else vae_decoder.build_next
-        inputs = {name: GraphInput(_zeros(value, sizes), value) for name, value in axes.items()}
-        return Graph(build(vae, weights), inputs, {"frames": frames, **_next(caches)}, shape_free=True)
+        return Graph(build(vae, weights), _inputs(axes, sizes), {"frames": frames, **_next(caches)}, shape_free=True)
 
     return graph
 
@@ -139,7 +179,7 @@ def _vae_encoder(first: bool) -> GraphBuilder:
         example = _zeros(frames, sizes).to(torch.uint8)
         inputs = {"frames": GraphInput(example, frames)}
         if not first:
-            inputs |= {name: GraphInput(_zeros(value, sizes), value) for name, value in caches.items()}
+            inputs |= _inputs(caches, sizes)
         build = vae_encoder.build_first if first else vae_encoder.build_next
         return Graph(build(vae, weights), inputs, {"latents": latents, **_next(caches)}, shape_free=True)
 
@@ -185,4 +225,7 @@ COMPONENTS: dict[str, Component] = {
     "vae_decoder_next": Component("vae", _vae_decoder(first=False)),
     "vae_encoder_first": Component("vae", _vae_encoder(first=True)),
     "vae_encoder_next": Component("vae", _vae_encoder(first=False)),
+    "full_tokens": Component("transformer", _tokens("patch_embedding")),
+    "far_tokens": Component("transformer", _tokens("far_patch_embedding")),
+    "cache_writer": Component("transformer", _cache_writer),
 }

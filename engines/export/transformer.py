@@ -18,6 +18,7 @@ Weights are taken by the names they have in the checkpoint.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -66,18 +67,41 @@ class SelfAttention(nn.Module):
         self.key_gain = _parameter(weights[f"{prefix}.norm_k.weight"][order])
         self.out = _read_linear(weights, f"{prefix}.to_out.0")
 
-    def forward(self, x: Tensor, rope_cos: Tensor, rope_sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rope_cos: Tensor, rope_sin: Tensor, past: Past | None = None) -> Tensor:
         """x (B, L, D); rope_cos, rope_sin (L, d/2) -> (B, L, D)."""
+        query, key, value = self.project(x, rope_cos, rope_sin)
+        if past is not None:
+            key, value = past.extend(key, value)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def project(self, x: Tensor, rope_cos: Tensor, rope_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value (B, heads, L, d), the first two normed and rotated."""
         query, key, value = self.qkv(x).chunk(3, dim=-1)
         query = F.rms_norm(query, query.shape[-1:], self.query_gain, self.eps)
         key = F.rms_norm(key, key.shape[-1:], self.key_gain, self.eps)
         query = rotate(self._split(query), rope_cos, rope_sin)
         key = rotate(self._split(key), rope_cos, rope_sin)
-        attended = F.scaled_dot_product_attention(query, key, self._split(value))
-        return self.out(attended.transpose(1, 2).flatten(2))
+        return query, key, self._split(value)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Past:
+    """Self-attention's keys and values of earlier chunks (B, heads, M, d) in one block; ``added``: those of this call.
+
+    Keys are kept as they are after rotation: a token's place in the video never changes.
+    """
+
+    def __init__(self, key: Tensor, value: Tensor) -> None:
+        self._key, self._value = key, value
+        self.added: tuple[Tensor, Tensor] | None = None
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Earlier and own keys and values (B, heads, M + L, d)."""
+        self.added = key, value
+        return torch.cat([self._key, key], dim=2), torch.cat([self._value, value], dim=2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -121,23 +145,48 @@ class Block(nn.Module):
         self.contract = _read_linear(weights, f"{prefix}.ffn.net.2")
 
     def forward(
-        self, x: Tensor, modulation: Tensor, cross: tuple[Tensor, Tensor, Tensor], rope: tuple[Tensor, Tensor]
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        cross: tuple[Tensor, Tensor, Tensor],
+        rope: tuple[Tensor, Tensor],
+        past: Past | None = None,
     ) -> Tensor:
         """x (B, F, N, D); modulation (B, F, 6, D); cross: key, value, bias; rope: cos, sin -> (B, F, N, D)."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (modulation + self.scale_shift_table[None]).split(1, dim=2)
         tokens = x.shape[2]
         normed = layer_norm(x, self.eps) * (1 + scale) + shift
-        attended = self.self_attention(normed.flatten(1, 2), *rope)
+        attended = self.self_attention(normed.flatten(1, 2), *rope, past)
         x = x + attended.unflatten(1, (-1, tokens)) * gate
         normed = F.layer_norm(x, x.shape[-1:], self.norm_gain, self.norm_bias, self.eps) if self.cross_norm else x
         x = x + self.cross_attention(normed.flatten(1, 2), *cross).unflatten(1, (-1, tokens))
         normed = layer_norm(x, self.eps) * (1 + ffn_scale) + ffn_shift
         return x + self.contract(F.gelu(self.expand(normed), approximate="tanh")) * ffn_gate
 
+    def own_keys(self, x: Tensor, modulation: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Self-attention's keys and values (B, heads, F N, d) of x, and nothing else of the block."""
+        shift, scale, *_ = (modulation + self.scale_shift_table[None]).split(1, dim=2)
+        normed = layer_norm(x, self.eps) * (1 + scale) + shift
+        _, key, value = self.self_attention.project(normed.flatten(1, 2), *rope)
+        return key, value
+
 
 def layer_norm(x: Tensor, eps: float) -> Tensor:
     """LayerNorm over the last axis, without gain or bias."""
     return F.layer_norm(x, x.shape[-1:], eps=eps)
+
+
+class Patches(nn.Module):
+    """Frames -> patches: ``patch_embedding``, or ``far_patch_embedding`` of a causal checkpoint."""
+
+    def __init__(self, weights: Weights, name: str) -> None:
+        super().__init__()
+        self.weight = _parameter(weights[f"{name}.weight"].squeeze(2))
+        self.bias = _parameter(weights[f"{name}.bias"])
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, D, H // p, W // p): what is left beyond whole patches is not seen."""
+        return F.conv2d(frames, self.weight, self.bias, stride=self.weight.shape[-1])
 
 
 class Denoiser(nn.Module):
@@ -147,8 +196,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.patch, self.eps = config.patch_size[1], config.eps
         self.channels = config.out_channels
-        self.patch_weight = _parameter(weights["patch_embedding.weight"].squeeze(2))
-        self.patch_bias = _parameter(weights["patch_embedding.bias"])
+        self.patches = Patches(weights, "patch_embedding")
         self.blocks = nn.ModuleList(Block(config, weights, f"blocks.{i}") for i in range(config.num_layers))
         self.scale_shift_table = _parameter(weights["scale_shift_table"])
         self.head = _read_linear(weights, "proj_out")
@@ -164,21 +212,31 @@ class Denoiser(nn.Module):
         context_bias: Tensor,
         rope_cos: Tensor,
         rope_sin: Tensor,
+        pasts: Sequence[Past] | None = None,
     ) -> Tensor:
         """Shapes as in the component table of ``docs/architecture.md``; returns z_r (B, F, C, H, W) float32."""
         batch, frames = latents.shape[:2]
-        patches = F.conv2d(latents.flatten(0, 1), self.patch_weight, self.patch_bias, stride=self.patch)
+        patches = self.patches(latents.flatten(0, 1))
         height, width = patches.shape[-2:]
         x = patches.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
-        # ONNX Runtime's CPU Attention refuses a bias that broadcasts over the queries.
-        bias = context_bias[:, None, None, :].expand(-1, 1, rope_cos.shape[0], -1)
-        for block, key, value in zip(self.blocks, cross_key.unbind(0), cross_value.unbind(0), strict=True):
-            x = block(x, modulation, (key, value, bias), (rope_cos, rope_sin))
+        cross = prompt_of_blocks(cross_key, cross_value, context_bias, rope_cos)
+        earlier: Sequence[Past | None] = pasts or [None] * len(self.blocks)
+        for block, prompt, past in zip(self.blocks, cross, earlier, strict=True):
+            x = block(x, modulation, prompt, (rope_cos, rope_sin), past)
         shift, scale = (self.scale_shift_table[None] + head_modulation[:, :, None]).split(1, dim=2)
         velocity = self.head(layer_norm(x, self.eps) * (1 + scale) + shift)
         velocity = velocity.view(batch, frames, height, width, self.patch, self.patch, self.channels)
         velocity = velocity.permute(0, 1, 6, 2, 4, 3, 5).reshape(latents.shape)
         return latents - interval[:, :, None, None, None] * velocity
+
+
+def prompt_of_blocks(
+    cross_key: Tensor, cross_value: Tensor, context_bias: Tensor, rope_cos: Tensor
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Key, value and bias (B, 1, L, S + PAD_KEYS) of each block's cross-attention."""
+    # ONNX Runtime's CPU Attention refuses a bias that broadcasts over the queries.
+    bias = context_bias[:, None, None, :].expand(-1, 1, rope_cos.shape[0], -1)
+    return [(key, value, bias) for key, value in zip(cross_key.unbind(0), cross_value.unbind(0), strict=True)]
 
 
 class Conditioner(nn.Module):

@@ -121,13 +121,15 @@ def make_checkpoint(
     vae: dict[str, Any] | None = None,
     text_encoder: dict[str, Any] | None = None,
     scheduler: dict[str, Any] | None = None,
+    causal: dict[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
     **saving: Any,
 ) -> Path:
     """Write a random checkpoint into ``directory`` and return it.
 
-    The four dictionaries override keys of this module's small default configurations; ``text_dim`` of the transformer
-    also sets ``d_model``. ``dtype`` is that of the stored weights. ``saving`` goes to diffusers' ``save_pretrained``
+    The first four dictionaries override keys of this module's small default configurations; ``text_dim`` of the
+    transformer also sets ``d_model``. ``causal``: the transformer's further keys, for ``AnyFlowFARPipeline``.
+    ``dtype`` is that of the stored weights. ``saving`` goes to diffusers' ``save_pretrained``
     (``max_shard_size="20KB"``, ``variant="fp16"``). The same arguments give the same weights.
     """
     import diffusers
@@ -144,16 +146,18 @@ def make_checkpoint(
         "dropout_rate": 0.0,
         **(text_encoder or {}),
     }
+    kind = diffusers.AnyFlowTransformer3DModel if causal is None else diffusers.AnyFlowFARTransformer3DModel
     with torch.random.fork_rng():
         networks: dict[str, Any] = {
-            "transformer": diffusers.AnyFlowTransformer3DModel(**transformer_config),
+            "transformer": kind(**transformer_config, **(causal or {})),
             "vae": diffusers.AutoencoderKLWan(**vae_config),
             "text_encoder": transformers.UMT5EncoderModel(transformers.UMT5Config(**text_config)),
         }
     for network in networks.values():
         randomise(network, generator)
     _calibrate(networks["transformer"], networks["vae"], generator)
-    pipeline = diffusers.AnyFlowPipeline(
+    pipeline_kind = diffusers.AnyFlowPipeline if causal is None else diffusers.AnyFlowFARPipeline
+    pipeline = pipeline_kind(
         tokenizer=tokenizer,
         scheduler=diffusers.FlowMapEulerDiscreteScheduler(**{**SCHEDULER, **(scheduler or {})}),
         **{name: network.to(dtype) for name, network in networks.items()},
@@ -223,7 +227,8 @@ def _calibrate(transformer: Any, vae: Any, generator: torch.Generator) -> None:
     prompt = torch.randn((1, 16, config.text_dim), generator=generator)
     with torch.no_grad():
         time = torch.full((1, 3), 600.0)
-        velocity = transformer(latents, time, time / 2, prompt, return_dict=False)[0]
+        chunks = {"chunk_partition": [3]} if "chunk_partition" in config else {}
+        velocity = transformer(latents, time, time / 2, prompt, return_dict=False, **chunks)[0]
         transformer.proj_out.weight /= velocity.std()
         transformer.proj_out.bias /= velocity.std()
         deviation = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)

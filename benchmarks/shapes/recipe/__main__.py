@@ -19,6 +19,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         ("teacher", 1200.0, "train transformer and text encoder by flow matching"),
         ("flow_map", 900.0, "train the forward flow map, from the teacher"),
         ("on_policy", 900.0, "train the flow map on its own videos, against teacher and critic"),
+        ("causal", 900.0, "train a causal flow map, from the bidirectional one"),
     ):
         training = stages.add_parser(name, help=purpose)
         training.add_argument(
@@ -34,7 +35,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     export = stages.add_parser("export", help="write the checkpoint in the diffusers layout, float16")
     export.add_argument("--out", type=Path, help="directory (default: the one that ships with the package)")
     export.add_argument(
-        "--denoiser", choices=("teacher", "flow_map", "on_policy"), help="whose denoiser (default: the newest)"
+        "--denoiser",
+        choices=("teacher", "flow_map", "on_policy", "causal"),
+        help="whose denoiser (default: the newest bidirectional one); causal needs --out",
     )
     evaluate = stages.add_parser("evaluate", help="judge samples of held-out prompts")
     evaluate.add_argument("--checkpoint", type=Path, help="directory (default: the one that ships with the package)")
@@ -71,6 +74,16 @@ def main() -> None:
         from anyflow_rt.benchmarks.shapes.recipe import on_policy
 
         on_policy.train(options.seconds)
+    elif options.stage == "causal":
+        from anyflow_rt.benchmarks.shapes.recipe import causal
+
+        causal.train(options.seconds, options.initial)
+    elif options.stage == "export" and options.denoiser == "causal":
+        from anyflow_rt.benchmarks.shapes.recipe import causal
+
+        if options.out is None:
+            raise SystemExit("export --denoiser causal needs --out: the shipped checkpoint is the bidirectional one")
+        causal.export(options.out)
     elif options.stage == "latents":
         from anyflow_rt.benchmarks.shapes.recipe.latents import encode
 

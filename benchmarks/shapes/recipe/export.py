@@ -17,6 +17,7 @@ from anyflow_rt.benchmarks.shapes.recipe.vae import load_vae
 from anyflow_rt.errors import CheckpointError
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import AnyFlowTransformer3DModel
     from transformers import UMT5EncoderModel
 
@@ -54,11 +55,19 @@ def latest_denoiser(stage: str | None = None) -> tuple[AnyFlowTransformer3DModel
 
 def export(directory: Path, stage: str | None = None) -> None:
     """Write the checkpoint directory; existing files of it are replaced."""
-    import torch
-    from diffusers import AnyFlowPipeline, FlowMapEulerDiscreteScheduler
+    from diffusers import AnyFlowPipeline
 
-    transformer, text_encoder, name = latest_denoiser(stage)
-    pipeline = AnyFlowPipeline(
+    save_pipeline(AnyFlowPipeline, *latest_denoiser(stage), directory)
+
+
+def save_pipeline(
+    kind: type, transformer: torch.nn.Module, text_encoder: UMT5EncoderModel, name: str, directory: Path
+) -> None:
+    """Write a pipeline of ``kind`` with this denoiser, of the stage ``name``, and the VAE of the training state."""
+    import torch
+    from diffusers import FlowMapEulerDiscreteScheduler
+
+    pipeline = kind(
         tokenizer=new_tokenizer(),
         text_encoder=text_encoder.to(torch.float16),
         transformer=transformer.to(torch.float16),

@@ -11,6 +11,7 @@ matching), a quarter r = 0, a quarter any r < t. Samples with r != t are re-weig
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,6 @@ from anyflow_rt.benchmarks.shapes.recipe.training import Batch, Schedule, train_
 from anyflow_rt.benchmarks.shapes.recipe.transformer import compiled_velocity, rotary_table, shifted
 
 if TYPE_CHECKING:
-    from diffusers import AnyFlowTransformer3DModel
     from transformers import UMT5EncoderModel
 
 SCHEDULE = Schedule(learning_rate=8e-4, warmup_steps=100, batch_size=32)
@@ -48,10 +48,17 @@ def time_weight(time: torch.Tensor) -> torch.Tensor:
 
 
 def forward_loss(
-    transformer: AnyFlowTransformer3DModel, text_encoder: UMT5EncoderModel, batch: Batch
+    transformer: torch.nn.Module,
+    text_encoder: UMT5EncoderModel,
+    batch: Batch,
+    predict: Callable[..., torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss of one batch at random times, and what to log of it."""
-    rotary = rotary_table(transformer, 5, 4, 4)
+    """The loss of one batch at random times, and what to log of it.
+
+    predict: in place of ``velocity``, with its arguments but the last; where it is given fewer clips they are the
+    batch's second half.
+    """
+    predict = predict or partial(compiled_velocity(), rotary=rotary_table(transformer, 5, 4, 4))
     start, end = draw_times(len(batch.latents))
     jumps = slice(int(len(start) * EQUAL_SHARE), None)
     mix = start[:, None, None, None, None]
@@ -60,18 +67,17 @@ def forward_loss(
     target = along.clone()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         prompt, pad_bias = encode_prompts(text_encoder, batch.token_ids, batch.mask)
-        predicted = compiled_velocity()(transformer, noisy, start, end, prompt, pad_bias, rotary)
+        predicted = predict(transformer, noisy, start, end, prompt, pad_bias)
     with torch.no_grad():
         # In float32: the difference of two nearly equal values is divided by 0.01.
         sides = [
-            compiled_velocity()(
+            predict(
                 transformer,
                 noisy[jumps] + step * along[jumps],
                 start[jumps] + step,
                 end[jumps],
                 prompt[jumps].float(),
                 pad_bias[jumps].float(),
-                rotary,
             )
             for step in (HALF_STEP, -HALF_STEP)
         ]

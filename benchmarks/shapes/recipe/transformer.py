@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AnyFlowTransformer3DModel
+    from diffusers import AnyFlowFARTransformer3DModel, AnyFlowTransformer3DModel
 
 TRANSFORMER_CONFIG = {
     "patch_size": (1, 2, 2),
@@ -98,33 +98,65 @@ def velocity(
 
     ``prompt`` (B, S, E) and ``pad_bias`` (B, 1) come from `text.encode_prompts`, ``rotary`` from `rotary_table`.
     """
-    import torch
+    height, width = latents.shape[-2:]
+    hidden = tokens_of(transformer.patch_embedding, latents)
+    embedding = time_embedding(transformer, start, end)[:, None]
+    hidden = run_blocks(transformer, hidden, embedding, prompt, pad_bias, rotary)
+    return frames_of(transformer, hidden, embedding, height, width)
+
+
+def tokens_of(embed: torch.nn.Conv3d, latents: torch.Tensor) -> torch.Tensor:
+    """(B, F, C, H, W) -> (B, tokens, width), by a convolution whose patches do not overlap."""
+    from torch.nn import functional
+
+    batch, frames, channels, height, width = latents.shape
+    side = embed.kernel_size[-1]
+    patches = latents.reshape(batch, frames, channels, height // side, side, width // side, side).permute(
+        0, 1, 3, 5, 2, 4, 6
+    )
+    return functional.linear(patches.flatten(4).flatten(1, 3), embed.weight.flatten(1), embed.bias)
+
+
+def time_embedding(
+    transformer: AnyFlowTransformer3DModel | AnyFlowFARTransformer3DModel, start: torch.Tensor, end: torch.Tensor
+) -> torch.Tensor:
+    """(B, width) of jumps from ``start`` to ``end``, both (B,)."""
+    conditioner = transformer.condition_embedder
+    gate = conditioner.delta_emb_gate
+    embedding = (1 - gate) * conditioner.time_embedder(conditioner.timesteps_proj(start * TIME_UNITS))
+    return embedding + gate * conditioner.delta_embedder(conditioner.timesteps_proj(end * TIME_UNITS))
+
+
+def run_blocks(
+    transformer: AnyFlowTransformer3DModel | AnyFlowFARTransformer3DModel,
+    hidden: torch.Tensor,
+    embedding: torch.Tensor,
+    prompt: torch.Tensor,
+    pad_bias: torch.Tensor,
+    rotary: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """All blocks on tokens (B, T, width) whose times are ``embedding`` (B, 1 or T, width).
+
+    mask (T, T + Z): added to self-attention's scores, over the tokens and Z keys and values of zeros behind them.
+    """
     from torch.nn import functional
 
     conditioner, heads = transformer.condition_embedder, transformer.config.num_attention_heads
-    batch, frames, _, height, width = latents.shape
-    patches = latents.reshape(batch, frames, -1, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
-    embed = transformer.patch_embedding
-    hidden = functional.linear(patches.reshape(batch, -1, embed.weight[0].numel()), embed.weight.flatten(1), embed.bias)
-
-    gate = conditioner.delta_emb_gate
-    embedding = (1 - gate) * conditioner.time_embedder(conditioner.timesteps_proj(start * TIME_UNITS))
-    embedding = embedding + gate * conditioner.delta_embedder(conditioner.timesteps_proj(end * TIME_UNITS))
-    modulation = conditioner.time_proj(functional.silu(embedding)).float().unflatten(-1, (1, 6, -1))
+    modulation = conditioner.time_proj(functional.silu(embedding)).float().unflatten(-1, (6, -1))
     context = conditioner.text_embedder(functional.pad(prompt, (0, 0, 0, 1)))
     bias = functional.pad(pad_bias, (prompt.shape[1], 0))[:, None, None, :]
-
-    def normalized(tokens: torch.Tensor) -> torch.Tensor:
-        return functional.layer_norm(tokens, tokens.shape[-1:], eps=transformer.config.eps)
-
+    zeros = 0 if mask is None else mask.shape[1] - mask.shape[0]
     for block in transformer.blocks:
         shift1, scale1, gate1, shift2, scale2, gate2 = (block.scale_shift_table[None] + modulation).unbind(2)
-        tokens = normalized(hidden) * (1 + scale1) + shift1
+        tokens = normalized(transformer, hidden) * (1 + scale1) + shift1
         attention = block.attn1
         query = _rotate(attention.norm_q(attention.to_q(tokens)).unflatten(-1, (heads, -1)), rotary)
         key = _rotate(attention.norm_k(attention.to_k(tokens)).unflatten(-1, (heads, -1)), rotary)
         value = attention.to_v(tokens).unflatten(-1, (heads, -1))
-        hidden = hidden + attention.to_out[0](_attention(query, key, value)) * gate1
+        if zeros:
+            key, value = (functional.pad(each, (0, 0, 0, 0, 0, zeros)) for each in (key, value))
+        hidden = hidden + attention.to_out[0](_attention(query, key, value, mask)) * gate1
 
         attention = block.attn2
         query = attention.norm_q(attention.to_q(block.norm2(hidden))).unflatten(-1, (heads, -1))
@@ -132,12 +164,34 @@ def velocity(
         value = attention.to_v(context).unflatten(-1, (heads, -1))
         hidden = hidden + attention.to_out[0](_attention(query, key, value, bias))
 
-        hidden = hidden + block.ffn(normalized(hidden) * (1 + scale2) + shift2) * gate2
+        hidden = hidden + block.ffn(normalized(transformer, hidden) * (1 + scale2) + shift2) * gate2
+    return hidden
 
-    shift, scale = (transformer.scale_shift_table + embedding.float()[:, None]).chunk(2, dim=1)
-    output = transformer.proj_out(normalized(hidden) * (1 + scale) + shift).float()
-    output = output.reshape(batch, frames, height // 2, width // 2, 2, 2, -1)
-    return torch.einsum("bfhwpqc->bfchpwq", output).reshape(batch, frames, -1, height, width)
+
+def normalized(
+    transformer: AnyFlowTransformer3DModel | AnyFlowFARTransformer3DModel, tokens: torch.Tensor
+) -> torch.Tensor:
+    """LayerNorm without gain or bias."""
+    from torch.nn import functional
+
+    return functional.layer_norm(tokens, tokens.shape[-1:], eps=transformer.config.eps)
+
+
+def frames_of(
+    transformer: AnyFlowTransformer3DModel | AnyFlowFARTransformer3DModel,
+    hidden: torch.Tensor,
+    embedding: torch.Tensor,
+    height: int,
+    width: int,
+) -> torch.Tensor:
+    """The head: tokens (B, T, width) and their times (B, 1 or T, width) -> velocity (B, F, C, height, width)."""
+    import torch
+
+    shift, scale = (transformer.scale_shift_table + embedding.float()[:, :, None]).unbind(2)
+    output = transformer.proj_out(normalized(transformer, hidden) * (1 + scale) + shift).float()
+    output = output.reshape(len(hidden), -1, height // 2, width // 2, 2, 2, output.shape[-1] // 4)
+    output = torch.einsum("bfhwpqc->bfchpwq", output)
+    return output.reshape(*output.shape[:3], height, width)
 
 
 @functools.cache

@@ -1,0 +1,60 @@
+"""A call before any work: options checked, its size held against checkpoint and memory, what it is given read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from anyflow_rt.encoding import FRAMES_PER_LATENT
+from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.chunks import make_layout
+from anyflow_rt.engines.geometry import LatentSize, latent_size
+from anyflow_rt.errors import UsageError
+from anyflow_rt.input.source import load_source
+from anyflow_rt.request import Request, make_request
+from anyflow_rt.working_memory import check_memory
+
+logger = logging.getLogger(__name__)
+
+
+def admit(
+    bundle: Bundle, prompt: str | Sequence[str], *, engine: str, precision: str, output: str, **options: Any
+) -> Request:
+    """The checked request of a call on ``bundle``. output: ``frames``, ``latents`` or ``file``. Raises UsageError."""
+    architecture = bundle.architecture
+    request = make_request(prompt, default_size=bundle.defaults.size, shift=architecture.scheduler.shift, **options)
+    latent = latent_size(architecture, request.size)
+    if request.source is not None:
+        request = replace(request, context=load_source(request.source, request.size, bundle.defaults.fps))
+    if architecture.causal is not None:
+        _check_causal(bundle, request, latent)
+    elif request.context is not None:
+        logger.warning(
+            "this checkpoint makes all frames at once: it holds the given ones as they are, and was trained for text "
+            "alone; the causal (FAR) checkpoints continue pictures and clips"
+        )
+    check_memory(architecture, request.size, request.videos, engine=engine, precision=precision, output=output)
+    return request
+
+
+def _check_causal(bundle: Bundle, request: Request, latent: LatentSize) -> None:
+    """Refuse what chunks cannot do, and say where they are more than the checkpoint was trained with."""
+    if request.budget is not None:
+        raise UsageError(
+            f"budget {request.budget.seconds:g} is planned over the jumps of a whole video, and a causal checkpoint "
+            "makes it in chunks; give steps instead"
+        )
+    if request.preview_after:
+        raise UsageError(
+            "preview shows drafts of a whole video, and a causal checkpoint makes it in chunks, each finished before "
+            "the next; stream it instead (--stream)"
+        )
+    given = 0 if request.context is None else (len(request.context) - 1) // FRAMES_PER_LATENT + 1
+    trained = sum(make_layout(bundle.architecture, latent, given).causal.chunk_partition)
+    if latent.frames > trained:
+        logger.warning(
+            "%d latent frames are more than the %d this checkpoint was trained with; chunks go on by the same rule",
+            *(latent.frames, trained),
+        )

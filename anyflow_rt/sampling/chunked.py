@@ -1,0 +1,68 @@
+"""A causal checkpoint's video, chunk by chunk: each is denoised, handed on, and remembered for those after it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from anyflow_rt.components import Components
+from anyflow_rt.engines.chunks import ChunkLayout
+from anyflow_rt.sampling.chunk_cache import ChunkCache
+from anyflow_rt.sampling.executor import Jumped, OnStep, Sampling, run_jumps
+from anyflow_rt.sampling.guide import Guide
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """One chunk that is finished. latents (N, f, C, h, w); jumped: None where it was given; cache_seconds: of the
+    passes that remember the chunk before it."""
+
+    index: int
+    latents: np.ndarray
+    jumped: Jumped | None
+    cache_seconds: float
+
+
+def run_chunks(
+    components: Components,
+    sampling: Sampling,
+    layout: ChunkLayout,
+    noise: np.ndarray,
+    context: np.ndarray | None,
+    guide: Callable[[int], Guide],
+    *,
+    on_step: OnStep | None = None,
+    incremental: bool = True,
+) -> Iterator[Chunk]:
+    """Carry ``noise`` (N, F, C, h, w) to data, one chunk after another, as ``guide(chunk)`` leads each.
+
+    context (1 or N, f, C, h, w): the latents that fill the first ``layout.context`` frames. Nothing is computed before
+    a chunk is asked for. Whatever ``on_step`` raises ends the run and reaches the caller. incremental: see
+    ``ChunkCache``.
+    """
+    cache = ChunkCache(components, sampling, layout, incremental=incremental)
+    latents = np.zeros_like(noise)
+    if context is not None:
+        latents[:, : layout.context] = context
+    for index in range(len(layout)):
+        begun = time.perf_counter()
+        if index:
+            cache.finish(latents)
+        remembered = time.perf_counter() - begun
+        start, stop = layout.bounds(index)
+        jumped = None
+        if index >= layout.context_chunks:
+            here = replace(sampling, rope=layout.rope(index, far=False), caches=cache.inputs())
+            jumped = run_jumps(
+                components,
+                here,
+                guide(index),
+                np.ascontiguousarray(noise[:, start:stop]),
+                on_step=on_step,
+                chunk=(index, len(layout)),
+            )
+            latents[:, start:stop] = jumped.latents
+        yield Chunk(index, latents[:, start:stop], jumped, remembered)

@@ -1,0 +1,195 @@
+"""Images and clips that a video begins with: every way they are read, fitted and resampled, and what is refused."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.errors import UsageError
+from anyflow_rt.input.source import load_source, make_source
+
+SIZE = VideoSize(81, 32, 48)
+FPS = 8.0
+ORIENTATION_TAG = 0x0112
+RED, GREEN, BLUE, WHITE = (220, 20, 20), (20, 200, 20), (20, 20, 220), (235, 235, 235)
+
+
+def load(size: VideoSize = SIZE, fit: str = "cover", fps: float = FPS, **given: Any) -> np.ndarray:
+    source = make_source(given.get("image"), given.get("video"), fit)
+    assert source is not None
+    return load_source(source, size, fps)
+
+
+def refusal(**options: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        load(**options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def quarters(height: int = 32, width: int = 48) -> np.ndarray:
+    """Red and green above blue and white."""
+    colours = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8)
+    return colours.repeat(height // 2, 0).repeat(width // 2, 1)
+
+
+def corners(frame: np.ndarray) -> list[tuple[int, ...]]:
+    """The colour nearest to each corner's, in reading order."""
+    found = []
+    for y in (4, -5):
+        for x in (4, -5):
+            found.append(min((RED, GREEN, BLUE, WHITE), key=lambda c: np.abs(frame[y, x].astype(int) - c).sum()))
+    return found
+
+
+def clip(path: Path, frames: list[np.ndarray], rate: int = 24, times: list[int] | None = None) -> Path:
+    """Lossless; times: of each frame, in hundredths of a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "bgr0"
+        stream.codec_context.time_base = Fraction(1, 100)
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = (
+                (round(100 * index / rate) if times is None else times[index]),
+                Fraction(1, 100),
+            )
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return path
+
+
+def grey(count: int, height: int = 32, width: int = 48) -> list[np.ndarray]:
+    """Frames that hold their own number."""
+    return [np.full((height, width, 3), index, np.uint8) for index in range(count)]
+
+
+def numbers(frames: np.ndarray) -> list[int]:
+    return np.rint(frames.mean(axis=(1, 2, 3))).astype(int).tolist()
+
+
+def test_arrays_of_the_right_size_stay_as_they_are() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3), np.uint8)
+    assert np.array_equal(load(video=pixels), pixels)
+    assert np.array_equal(load(image=pixels[0]), pixels[:1])
+
+
+def test_fits() -> None:
+    square = np.full((64, 64, 3), 200, np.uint8)
+    square[:, :20] = square[:, -20:] = square[:6] = square[-6:] = 0
+    assert load(image=square, fit="stretch").shape == (1, 32, 48, 3)
+    contained = load(image=square, fit="contain")[0]
+    assert contained[:, :8].max() == contained[:, -8:].max() == 0 and contained[16, 24].min() > 190
+    covered = load(image=square, fit="cover")[0]
+    assert covered[0, 24].min() > 190, "what is beyond the video's height is cut"
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_photographs_are_shown_upright(tmp_path: Path, orientation: int) -> None:
+    """Stored so that the EXIF tag turns them back into the same picture; 0 is none that the standard knows."""
+    stored = Image.fromarray(quarters())
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    if orientation in undo:
+        stored = stored.transpose(Image.Transpose(undo[orientation]))
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    for name in ("photo.jpg", "photo.png", "photo.webp"):
+        stored.save(tmp_path / name, exif=exif)
+        assert corners(load(image=tmp_path / name)[0]) == [RED, GREEN, BLUE, WHITE], name
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.gif", "%03d.png"])
+def test_formats(tmp_path: Path, name: str) -> None:
+    Image.fromarray(quarters(64, 96)).save(tmp_path / name)
+    assert corners(load(image=str(tmp_path / name))[0]) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_unusual_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One pixel, 16 bits, CMYK, a palette, and one that moves: each is its picture."""
+    Image.new("RGB", (1, 1), RED).save(tmp_path / "one.png")
+    assert load(image=tmp_path / "one.png")[0].reshape(-1, 3).tolist() == [list(RED)] * (32 * 48)
+    Image.fromarray(np.full((32, 48), 40000, np.uint16)).save(tmp_path / "deep.png")
+    assert np.abs(load(image=tmp_path / "deep.png").astype(int) - 156).max() <= 2
+    Image.fromarray(quarters()).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
+    assert corners(load(image=tmp_path / "cmyk.jpg")[0]) == [RED, GREEN, BLUE, WHITE]
+    Image.fromarray(quarters()).quantize(8).save(tmp_path / "palette.png")
+    assert corners(load(image=tmp_path / "palette.png")[0]) == [RED, GREEN, BLUE, WHITE]
+    still, *others = (Image.fromarray(frame) for frame in grey(3))
+    still.save(tmp_path / "moving.gif", save_all=True, append_images=others)
+    assert load(image=tmp_path / "moving.gif").max() == 0
+    assert "has several frames, and the first is used" in caplog.text
+
+
+def test_clips_are_resampled_by_time(tmp_path: Path) -> None:
+    """24 frames a second at 8: every third. At half its rate each is shown twice. Odd sizes are no trouble."""
+    path = clip(tmp_path / "clip.mkv", grey(27, 31, 45))
+    assert numbers(load(video=path)) == list(range(0, 27, 3))
+    assert numbers(load(video=path, fps=48.0)) == [number for number in range(27) for _ in "ab"][1:]
+
+
+def test_variable_rates(tmp_path: Path) -> None:
+    path = clip(tmp_path / "clip.mkv", grey(5), rate=8, times=[0, 10, 60, 70, 100])
+    found = numbers(load(video=path))
+    assert found[:8] == [0, 1, 1, 1, 1, 2, 3, 3], "what the clip shows every eighth of a second"
+
+
+def test_all_but_4n_plus_1_frames_are_left_out_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A clip goes on from where it ends."""
+    assert numbers(load(video=clip(tmp_path / "clip.mkv", grey(7), rate=8))) == [2, 3, 4, 5, 6]
+    assert "the first 2 of its 7 frames are left out" in caplog.text
+
+
+def test_too_many_frames(tmp_path: Path) -> None:
+    said = refusal(video=clip(tmp_path / "clip.mkv", grey(30), rate=8), size=VideoSize(17, 32, 48))
+    assert "gives at least 17 of the video's 17 frames at 8 frames a second" in said
+    assert "num_frames above 17" in said
+    assert "gives at least 1 of the video's 1 frames" in refusal(image=quarters(), size=VideoSize(1, 32, 48))
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture at all, only words")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
+    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 8000
+        for packet in stream.encode(sound):
+            container.mux(packet)
+    for name in ("empty.png", "text.png", "cut.png"):
+        assert name in refusal(image=tmp_path / name)
+    assert "No such file" in refusal(image=tmp_path / "absent.png")
+    assert "is not a regular file" in refusal(image=tmp_path)
+    assert "has no video stream" in refusal(video=tmp_path / "sound.wav")
+
+
+def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    Image.new("1", (16384, 8200)).save(tmp_path / "huge.png")
+    assert "has 16384x8200 pixels" in refusal(image=tmp_path / "huge.png")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"image": "a.png", "video": "b.mp4"}, "image and video are both given"),
+        ({"image": ""}, "image is ''"),
+        ({"image": 5}, "image is 5"),
+        ({"image": np.zeros((4, 4), np.uint8)}, r"uint8 \(4, 4\); give uint8 RGB \(height, width, 3\)"),
+        ({"video": np.zeros((4, 4, 4, 3))}, "float64"),
+        ({"video": np.zeros((0, 4, 4, 3), np.uint8)}, r"\(0, 4, 4, 3\)"),
+        ({"image": "a.png", "fit": "crop"}, "fit is 'crop'; give one of cover, contain, stretch"),
+    ],
+)
+def test_bad_options(given: dict, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        load(**given)
