@@ -132,6 +132,12 @@ def plan_build(options: BuildOptions) -> BuildPlan:
     """Resolve ``options``. Raises UsageError or CheckpointError for what no build can do."""
     checkpoint = load_checkpoint(options.checkpoint, revision=options.revision)
     engine, precision, wanted = _engines(options)
+    gpus = [each.target for each in wanted if each.target != CPU]
+    if checkpoint.architecture.causal is not None and gpus:
+        raise UsageError(
+            f"no engine for {', '.join(gpus)} takes the caches of a causal (FAR) checkpoint yet; build it with  "
+            "--target cpu"
+        )
     # A directory by its full path: the messages that say how to build the bundle again name it, wherever they appear.
     name = checkpoint.id if checkpoint.revision is not None else str(checkpoint.path)
     record = CheckpointRecord(name, checkpoint.revision, checkpoint.content_hash())

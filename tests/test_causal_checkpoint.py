@@ -11,11 +11,11 @@ import pytest
 from support.causal import CAUSAL_CONFIGURATIONS
 from support.checkpoints import make_checkpoint
 
-from anyflow_rt.build_plan import BuildOptions, preview
+from anyflow_rt.build_plan import BuildOptions, plan_build, preview
 from anyflow_rt.engines.architecture import Architecture, CausalConfig
 from anyflow_rt.engines.checkpoint import load_checkpoint
 from anyflow_rt.engines.export import CAUSAL_COMPONENT_NAMES, COMPONENT_NAMES
-from anyflow_rt.errors import CheckpointError
+from anyflow_rt.errors import CheckpointError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +78,8 @@ def test_refusals(copy: Path, changes: dict, said: str) -> None:
     with pytest.raises(CheckpointError, match=said) as caught:
         load_checkpoint(copy)
     assert "\n" not in str(caught.value)
+
+
+def test_no_gpu_engine_is_promised(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="sm_89 takes the caches of a causal"):
+        plan_build(BuildOptions(checkpoint=str(base), out=tmp_path / "bundle", targets=("sm_89",), engine="triton"))
