@@ -28,6 +28,8 @@ from anyflow_rt.benchmarks.statistics.unpaired import can_tell_apart, ratio_of_m
 LATENCY_MARGIN = 0.05
 """A change of a median time by a smaller share than this is never called one."""
 IMPROVED, SAME, REGRESSED, INCOMPARABLE = "improved", "same", "regressed", "incomparable"
+CHANGED = "changed"
+"""Of a fidelity: likeness to a many-step run is no quality, so that neither way is a regression."""
 TAIL_RESAMPLES = 5
 """Resamples beyond each end of an interval: corrected intervals reach far out, and need more resamples for it."""
 FEWEST_PROMPTS = 2
@@ -68,7 +70,7 @@ class ResultsDifference:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        counts = {verdict: self.count(verdict) for verdict in (IMPROVED, SAME, REGRESSED, INCOMPARABLE)}
+        counts = {verdict: self.count(verdict) for verdict in (IMPROVED, SAME, REGRESSED, CHANGED, INCOMPARABLE)}
         return {
             **counts,
             "confidence": self.confidence,
@@ -80,7 +82,7 @@ class ResultsDifference:
         """For a terminal: regressions first, what stayed the same last, then what cannot be compared."""
         lines = [f"note: {note}" for note in self.notes]
         rows = []
-        for verdict in (REGRESSED, IMPROVED, SAME):
+        for verdict in (REGRESSED, IMPROVED, CHANGED, SAME):
             for each in self.comparisons:
                 if each.verdict == verdict and each.change is not None:
                     text = interval_text(each.change, *(("", "x") if each.kind == "latency" else ("+",)))
@@ -90,7 +92,8 @@ class ResultsDifference:
             lines += table_lines(Table("what changed", head, tuple(rows)))
         left = [each for each in self.comparisons if each.verdict == INCOMPARABLE]
         lines += [f"  {each.subject}: not comparable: {each.reason}" for each in left]
-        counts = ", ".join(f"{self.count(verdict)} {verdict}" for verdict in (REGRESSED, IMPROVED, SAME, INCOMPARABLE))
+        verdicts = (REGRESSED, IMPROVED, CHANGED, SAME, INCOMPARABLE)
+        counts = ", ".join(f"{self.count(verdict)} {verdict}" for verdict in verdicts)
         return [*lines, f"{counts} (all intervals together at {self.confidence:.0%})"]
 
 
@@ -156,13 +159,13 @@ def _quality(before: Results, after: Results, seed: int) -> list[Comparison | _P
                 continue
             paired = {pair: old[steps][pair] for pair in pairs}, {pair: new[steps][pair] for pair in pairs}
             means = tuple(math.fsum(scores.values()) / len(pairs) for scores in paired)
-            compare = _score_comparison(*paired, higher_is_better, seed)
+            compare = _score_comparison(*paired, None if kind == "fidelity" else higher_is_better, seed)
             found.append(_Planned(kind, subject, means[0], means[1], compare))
     return found
 
 
 def _score_comparison(
-    old: Scores, new: Scores, higher_is_better: bool, seed: int
+    old: Scores, new: Scores, higher_is_better: bool | None, seed: int
 ) -> Callable[[int], tuple[Interval, str, str]]:
     def compare(comparisons: int) -> tuple[Interval, str, str]:
         difference = paired_difference(
@@ -175,8 +178,12 @@ def _score_comparison(
             seed=seed,
         )
         interval = difference.interval
-        clear = difference.direction != "unclear"
-        verdict = SAME if not clear else REGRESSED if difference.is_worse(higher_is_better) else IMPROVED
+        if difference.direction == "unclear":
+            verdict = SAME
+        elif higher_is_better is None:
+            verdict = CHANGED
+        else:
+            verdict = REGRESSED if difference.is_worse(higher_is_better) else IMPROVED
         reason = f"{interval.samples} videos of {interval.clusters} prompts in both, p = {difference.p_value:.2g}"
         return interval, verdict, reason
 

@@ -55,15 +55,16 @@ def fit_sentences(summary: Summary) -> tuple[str, ...]:
     fit = summary.fit
     if fit is None:
         return ()
-    return (
-        f"A run costs {seconds_text(fit.fixed)}, and {seconds_text(fit.per_step)} more for each step "
-        f"(least squares through the medians; off by at most {fit.worst_share:.1%}).",
-    )
+    if len(fit.residuals) > 2:
+        how = f"least squares through the medians; off by at most {fit.worst_share:.1%}"
+    else:
+        how = "a line through two medians, which leaves no residual to judge it by"
+    return (f"A run costs {seconds_text(fit.fixed)}, and {seconds_text(fit.per_step)} more for each step ({how}).",)
 
 
 def fit_table(summary: Summary) -> Table | None:
-    """Residuals of the fit."""
-    if summary.fit is None:
+    """Residuals of the fit; none of a line through two points."""
+    if summary.fit is None or len(summary.fit.residuals) < 3:
         return None
     medians = {row.steps: row.latency.p50 for row in summary.totals}
     rows = tuple(
