@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from support.results import METRICS, make_results
 
-from anyflow_rt.benchmarks.results.difference import Comparison, ResultsDifference, compare_results
+from anyflow_rt.benchmarks.results.difference import compare_results
 from anyflow_rt.benchmarks.results.values import LatencySamples, Results, ResultsError, Score, Settings
+from anyflow_rt.benchmarks.results.verdicts import Comparison, ResultsDifference
 from anyflow_rt.benchmarks.statistics.unpaired import can_tell_apart, ratio_of_medians
 from anyflow_rt.errors import UsageError
 

@@ -15,6 +15,7 @@ from anyflow_rt.benchmarks.pages.canvas import (
     step_axis,
 )
 from anyflow_rt.benchmarks.results.summary import Curve, PeerRow, Summary
+from anyflow_rt.benchmarks.results.values import Metric
 from anyflow_rt.benchmarks.results.wording import metric_label
 from anyflow_rt.benchmarks.statistics.latency import CostFit
 
@@ -90,6 +91,7 @@ def pareto_chart(summary: Summary) -> bytes | None:
             axes.annotate(
                 str(steps), (seconds[steps], interval.estimate), (7, -15), textcoords="offset points", fontsize=13
             )
+        _share_axis(axes, curve.metric)
         seconds_scale(axes.xaxis)
         axes.set_xlabel("median seconds a run; numbers at points: steps")
         axes.set_ylabel(metric_label(curve.metric, "\n"))
@@ -110,9 +112,17 @@ def _draw_curves(axes: Any, curves: Sequence[Curve]) -> None:
         if curve.envelope is not None:
             axes.plot(steps, curve.envelope.reachable, color=COLOURS[place % len(COLOURS)], alpha=0.75)
         _points(axes, steps, curve.points, place, curve.series)
+    _share_axis(axes, curves[0].metric)
     step_axis(axes, [number for curve in curves for number, _ in curve.points])
     axes.set_ylabel(metric_label(curves[0].metric, "\n"))
     legend_above(axes)
+
+
+def _share_axis(axes: Any, metric: Metric) -> None:
+    """A share is drawn on all of its range, in percent: a small part of it would make little look like much."""
+    if metric.share:
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "20", "40", "60", "80", "100"])
 
 
 def _points(axes: Any, places: Sequence[float], points: Sequence[tuple[int, Any]], number: int, label: str) -> None:
