@@ -28,7 +28,7 @@ CACHED = "nothing between calls but the rotary tables of the size; every prompt 
 def measure_latency(
     options: SweepOptions, runtime: Runtime, tally: Tally
 ) -> tuple[tuple[LatencySamples, ...], GpuReadings | None, tuple[str, ...]]:
-    """Samples, what the GPU said meanwhile, and notes. Why the times mean nothing, if they do, is noted in the journal."""
+    """Samples, what the GPU said meanwhile, and notes. Why times mean nothing, where they do, goes into the journal."""
     gpu = GpuWatch()
     with tempfile.TemporaryDirectory(prefix="anyflow-rt-bench-") as folder:
         run = _runs(options, runtime, Path(folder) / "video.mp4")
