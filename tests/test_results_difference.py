@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from support.results import METRICS, make_results
 
-from anyflow_rt.benchmarks.results.difference import Comparison, ResultsDifference, compare_results
+from anyflow_rt.benchmarks.results.difference import compare_results
 from anyflow_rt.benchmarks.results.values import LatencySamples, Results, ResultsError, Score, Settings
+from anyflow_rt.benchmarks.results.verdicts import Comparison, ResultsDifference
 from anyflow_rt.benchmarks.statistics.unpaired import can_tell_apart, ratio_of_medians
 from anyflow_rt.errors import UsageError
 
@@ -73,6 +74,26 @@ def test_less_of_an_error_is_better() -> None:
 
     assert only(compare_results(errors(1.0), errors(0.5))).verdict == "improved"
     assert only(compare_results(errors(0.5), errors(1.0))).verdict == "regressed"
+
+
+def test_a_fall_of_fidelity_is_told_and_is_no_regression() -> None:
+    def likeness(value: float) -> Results:
+        scores = [Score("fidelity.psnr", f"prompt {n}", 0, 4, value + n % 3) for n in range(9)]
+        return replace(quality_only(), quality=tuple(scores))
+
+    found = compare_results(likeness(30.0), likeness(20.0))
+    assert (only(found).verdict, found.exit_code) == ("changed", 0)
+    assert "0 regressed, 0 improved, 1 changed" in found.lines()[-1]
+
+
+def test_fidelity_to_other_references_is_not_compared() -> None:
+    def likeness(steps: int | None) -> Results:
+        scores = [Score("fidelity.psnr", f"prompt {n}", 0, 4, n % 3) for n in range(9)]
+        return replace(quality_only(), quality=tuple(scores), settings=Settings(reference_steps=steps))
+
+    assert only(compare_results(likeness(None), likeness(32))).verdict == "same"
+    with pytest.raises(ResultsError, match=r"other references .reference steps: 16 and 32"):
+        compare_results(likeness(16), likeness(32))
 
 
 def test_slower_is_a_regression_and_faster_is_not() -> None:

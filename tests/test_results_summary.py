@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,9 @@ from support.results import FIXED, METRICS, PER_STEP, STEPS, make_results
 
 from anyflow_rt.benchmarks.metrics.registry import metrics
 from anyflow_rt.benchmarks.results.describe import describe_metrics
+from anyflow_rt.benchmarks.results.figures import figures
 from anyflow_rt.benchmarks.results.summary import headline_metric, summarize_results
+from anyflow_rt.benchmarks.results.tables import fit_sentences, fit_table
 from anyflow_rt.benchmarks.results.text import summary_lines
 from anyflow_rt.benchmarks.results.values import GpuReadings, Memory, Metric, Parity, Results
 from anyflow_rt.benchmarks.results.wording import metric_label, when_text
@@ -28,6 +31,26 @@ def test_the_cost_of_a_step_and_of_a_run_are_found(results: Results) -> None:
     assert [row.steps for row in summary.totals] == list(STEPS)
     assert summary.totals[2].frames_per_second == pytest.approx(17 / summary.totals[2].latency.p50)
     assert next(row for row in summary.stages if row.stage == "jump" and row.steps == 32).latency.n == 32 * 15
+
+
+def test_a_line_through_two_points_is_not_called_exact(results: Results) -> None:
+    two = tuple(each for each in results.latency if each.steps in (1, 4))
+    summary = summarize_results(replace(results, latency=two, quality=()))
+    (said,) = fit_sentences(summary)
+    assert "two medians, which leaves no residual" in said
+    assert fit_table(summary) is None
+    instant = tuple(replace(each, seconds=(0.0, 0.0)) for each in two)
+    assert summary_lines(summarize_results(replace(results, latency=instant, quality=())))
+
+
+def test_the_figures_as_json(results: Results) -> None:
+    summary = summarize_results(results)
+    found = json.loads(json.dumps(figures(summary), allow_nan=False))
+    assert found["metric"] == "shapes.right"
+    assert [point["steps"] for point in found["curve"]] == [row["steps"] for row in found["latency"]] == list(STEPS)
+    assert found["curve"][2]["estimate"] == summary.headline[0].points[2][1].estimate
+    assert {row["peer"] for row in found["ratio"] if row["fastest"]} == {"diffusers bf16 eager"}
+    assert figures(summarize_results(replace(results, latency=(), quality=(), peers=())))["metric"] is None
 
 
 def test_the_share_of_the_ceiling_is_useful_work_over_time(results: Results) -> None:

@@ -125,6 +125,7 @@ def series(text: str) -> tuple[str, str]:
 
 
 def _sweep(options: argparse.Namespace) -> dict[str, Any]:
+    from anyflow_rt.benchmarks.results.figures import figures
     from anyflow_rt.benchmarks.results.text import summary_lines
     from anyflow_rt.benchmarks.sweep.options import SweepOptions
     from anyflow_rt.benchmarks.sweep.prompts import SHAPES, read_prompts
@@ -144,11 +145,13 @@ def _sweep(options: argparse.Namespace) -> dict[str, Any]:
     for line in summary_lines(done.summary):
         say(line)
     say(f"report: {wanted.report / 'index.html'}")
-    return {"report": str(wanted.report), "valid": done.results.valid, "calibrated": done.calibrated}
+    answer = {"report": str(wanted.report), "valid": done.results.valid, "calibrated": done.calibrated}
+    return answer | figures(done.summary)
 
 
 def _redraw(options: argparse.Namespace) -> dict[str, Any]:
     from anyflow_rt.benchmarks.pages.report import redraw_report, write_report
+    from anyflow_rt.benchmarks.results.figures import figures
     from anyflow_rt.benchmarks.results.file import read_results
     from anyflow_rt.benchmarks.results.series import with_series
     from anyflow_rt.benchmarks.results.text import summary_lines
@@ -165,7 +168,9 @@ def _redraw(options: argparse.Namespace) -> dict[str, Any]:
         summary = write_report(with_series(read_results(options.source), others), options.report)
     for line in summary_lines(summary):
         say(line)
-    return {"report": str(options.report or Path(options.source).parent), "valid": summary.results.valid}
+    source = Path(options.source)
+    report = options.report or (source if source.is_dir() else source.parent)
+    return {"report": str(report), "valid": summary.results.valid} | figures(summary)
 
 
 def _diff(options: argparse.Namespace) -> dict[str, Any]:

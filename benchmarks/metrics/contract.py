@@ -31,12 +31,14 @@ class PromptError(UsageError):
 @dataclass(frozen=True)
 class ScoreKind:
     """A number that a metric gives: its name, its unit ("" for a plain number or a share), which way is better (None:
-    neither, it only informs), and what it means, in a line."""
+    neither, it only informs), and what it means, in a line. title: what people call it; share: a mean of it is one."""
 
     name: str
     unit: str
     higher_is_better: bool | None
     meaning: str
+    title: str = ""
+    share: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,16 +43,45 @@ class Shapes(Metric):
 
     name = "shapes"
     scores = (
-        ScoreKind("right", "", True, "1 where the video shows every attribute of its caption, else 0"),
-        *(ScoreKind(f"{name}_right", "", True, f"1 where the {name} is right, else 0") for name in ATTRIBUTE_NAMES),
-        ScoreKind("position_error", "px", False, "distance from the nearest path the caption allows, at most 32"),
-        ScoreKind("speed_error", "px/frame", False, "distance from the nearest velocity the caption allows, capped"),
-        ScoreKind("steadiness", "", True, "share of the video explained by one shape in uniform motion"),
+        ScoreKind(
+            "right",
+            "",
+            True,
+            "1 where the video shows every attribute of its caption, else 0",
+            "every attribute right",
+            share=True,
+        ),
+        *(
+            ScoreKind(f"{name}_right", "", True, f"1 where the {name} is right, else 0", f"{name} right", share=True)
+            for name in ATTRIBUTE_NAMES
+        ),
+        ScoreKind(
+            "position_error",
+            "px",
+            False,
+            "distance from the nearest path the caption allows, at most 32",
+            "place error",
+        ),
+        ScoreKind(
+            "speed_error",
+            "px/frame",
+            False,
+            "distance from the nearest velocity the caption allows, capped",
+            "speed error",
+        ),
+        ScoreKind(
+            "steadiness",
+            "",
+            True,
+            "share of the video explained by one shape in uniform motion",
+            "steadiness",
+            share=True,
+        ),
     )
     set_scores = (
-        ScoreKind("distance", "", False, "energy distance to true clips of the same captions"),
-        ScoreKind("chance_distance", "", None, "its median where labels are shuffled within captions"),
-        ScoreKind("p_value", "", None, "of the permutation test that both are one distribution"),
+        ScoreKind("distance", "", False, "energy distance to true clips of the same captions", "distance"),
+        ScoreKind("chance_distance", "", None, "its median where labels are shuffled within captions", "by chance"),
+        ScoreKind("p_value", "", None, "of the permutation test that both are one distribution", "p-value"),
     )
 
     def check(self, prompts: Sequence[str]) -> None:

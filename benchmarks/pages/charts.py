@@ -15,6 +15,7 @@ from anyflow_rt.benchmarks.pages.canvas import (
     step_axis,
 )
 from anyflow_rt.benchmarks.results.summary import Curve, PeerRow, Summary
+from anyflow_rt.benchmarks.results.values import Metric
 from anyflow_rt.benchmarks.results.wording import metric_label
 from anyflow_rt.benchmarks.statistics.latency import CostFit
 
@@ -46,25 +47,26 @@ def metrics_chart(summary: Summary) -> bytes | None:
 
 
 def latency_chart(summary: Summary) -> bytes | None:
-    """Median and 95th percentile end to end, the fit through them, and the peer's best; None without times."""
+    """Median and 95th percentile to the finished file, the fit through them, and both sides of the comparison with the
+    peer's best, which ends at the frames; None without times."""
     rows = [row for row in summary.totals if row.latency.p50 > 0]  # the axis is logarithmic
     if not rows:
         return None
     best = [row for row in summary.peers if row.best]
-    with canvas(5.4) as drawn:
+    with canvas(5.6 + (0.6 if best else 0.0)) as drawn:
         axes = drawn.figure.subplots()
         steps = [row.steps for row in rows]
         medians, tails = [row.latency.p50 for row in rows], [row.latency.p95 for row in rows]
-        axes.plot(steps, medians, MARKERS[0], color=COLOURS[0], label="anyflow-rt, median")
+        axes.plot(steps, medians, MARKERS[0], color=COLOURS[0], label="anyflow-rt to the file, median")
         tick = {"markersize": 16, "markeredgewidth": 2.4}
-        axes.plot(steps, tails, "_", color=COLOURS[0], label="anyflow-rt, 95th percentile", **tick)
+        axes.plot(steps, tails, "_", color=COLOURS[0], label="anyflow-rt to the file, 95th percentile", **tick)
         if summary.fit is not None:
             _draw_fit(axes, summary.fit, min(steps), max(steps))
         if best:
-            _draw_peer(axes, best)
+            _plot_sides(axes, [row.steps for row in best], best)
         seconds_scale(axes.yaxis)
         step_axis(axes, steps + [row.steps for row in best])
-        axes.set_ylabel("seconds a run, end to end")
+        axes.set_ylabel("seconds a run")
         legend_above(axes)
         return drawn.png()
 
@@ -79,17 +81,17 @@ def pareto_chart(summary: Summary) -> bytes | None:
     theirs = {row.steps: row for row in summary.peers if row.best}
     with canvas(5.2) as drawn:
         axes = drawn.figure.subplots()
-        _points(axes, [seconds[steps] for steps, _ in points], points, 0, f"anyflow-rt, {curve.series}")
+        _points(axes, [seconds[steps] for steps, _ in points], points, 0, f"anyflow-rt to the file, {curve.series}")
         shared = [(steps, interval) for steps, interval in points if steps in theirs]
         if shared:
             # Parity holds where there are peer rows at all: their videos are ours, so their score is.
-            times, heights = [theirs[steps].theirs.p50 for steps, _ in shared], [each.estimate for _, each in shared]
-            label = f"{_peer_name(list(theirs.values()))}: same videos by parity"
-            axes.plot(times, heights, MARKERS[1], color=COLOURS[1], fillstyle="none", label=label)
+            rows, heights = [theirs[steps] for steps, _ in shared], [each.estimate for _, each in shared]
+            _plot_sides(axes, heights, rows, swapped=True)
         for steps, interval in points:
             axes.annotate(
                 str(steps), (seconds[steps], interval.estimate), (7, -15), textcoords="offset points", fontsize=13
             )
+        _share_axis(axes, curve.metric)
         seconds_scale(axes.xaxis)
         axes.set_xlabel("median seconds a run; numbers at points: steps")
         axes.set_ylabel(metric_label(curve.metric, "\n"))
@@ -110,9 +112,17 @@ def _draw_curves(axes: Any, curves: Sequence[Curve]) -> None:
         if curve.envelope is not None:
             axes.plot(steps, curve.envelope.reachable, color=COLOURS[place % len(COLOURS)], alpha=0.75)
         _points(axes, steps, curve.points, place, curve.series)
+    _share_axis(axes, curves[0].metric)
     step_axis(axes, [number for curve in curves for number, _ in curve.points])
     axes.set_ylabel(metric_label(curves[0].metric, "\n"))
     legend_above(axes)
+
+
+def _share_axis(axes: Any, metric: Metric) -> None:
+    """A share is drawn on all of its range, in percent: a small part of it would make little look like much."""
+    if metric.share:
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "20", "40", "60", "80", "100"])
 
 
 def _points(axes: Any, places: Sequence[float], points: Sequence[tuple[int, Any]], number: int, label: str) -> None:
@@ -131,10 +141,14 @@ def _draw_fit(axes: Any, fit: CostFit, fewest: int, most: int) -> None:
     axes.plot(places, seconds, "--", color="black", linewidth=1.3, zorder=1, label=label)
 
 
-def _draw_peer(axes: Any, best: Sequence[PeerRow]) -> None:
-    steps = [row.steps for row in best]
-    label = f"{_peer_name(best)}, median"
-    axes.plot(steps, [row.theirs.p50 for row in best], MARKERS[1], color=COLOURS[1], fillstyle="none", label=label)
+def _plot_sides(axes: Any, places: Sequence[float], rows: Sequence[PeerRow], *, swapped: bool = False) -> None:
+    """Medians of the peer and of our runs beside it, both until the frames are there. swapped: seconds go across."""
+    ours, theirs = [row.ours.p50 for row in rows], [row.theirs.p50 for row in rows]
+    sides = (("anyflow-rt", ours, 0), (_peer_name(rows), theirs, 1))
+    for name, seconds, number in sides:
+        across, up = (seconds, places) if swapped else (places, seconds)
+        look = {"color": COLOURS[number], "fillstyle": "none", "label": f"{name} to the frames, median"}
+        axes.plot(across, up, MARKERS[number], **look)
 
 
 def _peer_name(best: Sequence[PeerRow]) -> str:

@@ -24,7 +24,7 @@ from anyflow_rt.benchmarks.results.tables import (
     settings_table,
     totals_table,
 )
-from anyflow_rt.benchmarks.results.wording import bounds_text, metric_name, seconds_text
+from anyflow_rt.benchmarks.results.wording import bounds_text, metric_name, metric_title, seconds_text, shown
 from anyflow_rt.benchmarks.statistics.bootstrap import Interval
 
 QUALITY, LATENCY, PARETO = "quality_vs_steps.png", "latency_vs_steps.png", "pareto.png"
@@ -69,7 +69,7 @@ def page_sections(summary: Summary, pictures: Collection[str]) -> tuple[Section,
         _pareto(summary),
         _latency(summary),
         _peer(summary),
-        Section("The same prompts and seeds at every step count", picture=SHEET, picture_text="A contact sheet"),
+        _sheet(pictures),
         _metrics(summary),
         Section("Single jumps", folds=_folds(jumps_table(summary))),
         Section("Notes", summary.results.notes),
@@ -92,8 +92,13 @@ def page_tiles(summary: Summary) -> tuple[Tile, ...]:
     at = f"at {steps} step{'' if steps == 1 else 's'}"
     tiles = []
     for curve in summary.headline[:1]:
-        named = f"{metric_name(curve.metric)}, {curve.series}, {at}"
-        tiles += [_interval_tile(interval, "", named) for number, interval in curve.points if number == steps]
+        named = f"{curve.metric.title or metric_name(curve.metric)}, {curve.series}, {at}"
+        unit = "%" if curve.metric.share else ""
+        tiles += [
+            _interval_tile(shown(interval, curve.metric), unit, named)
+            for number, interval in curve.points
+            if number == steps
+        ]
     totals = [row.latency.p50 for row in summary.totals if row.steps == steps]
     tiles += [Tile(seconds_text(median), "", f"a run {at}, median") for median in totals]
     best = [row for row in summary.peers if row.best and row.steps == steps]
@@ -113,7 +118,7 @@ def _quality(summary: Summary) -> Section:
     if not curves:
         return Section("Quality against steps")
     metric = curves[0].metric
-    sentences = [f"{metric_name(metric)}: {metric.description}."] if metric.description else []
+    sentences = [f"{metric_title(metric)}: {metric.description}."] if metric.description else []
     sentences.append(
         "Points are means with 95% intervals, bootstrapped by prompt. Lines are the envelope: the best that this "
         "many steps or fewer give. More steps are not always better."
@@ -154,6 +159,16 @@ def _peer(summary: Summary) -> Section:
     return Section("Against the peer", parity_sentences(summary), tables=tables[:count], folds=_folds(*tables[count:]))
 
 
+def _sheet(pictures: Collection[str]) -> Section:
+    said = ("Of each video the first, the middle and the last frame, from top to bottom.",)
+    return Section(
+        "The same prompts and seeds at every step count",
+        said if SHEET in pictures else (),
+        SHEET,
+        "A contact sheet: a row for each prompt, a column for each step count",
+    )
+
+
 def _metrics(summary: Summary) -> Section:
     others = [curve for curve in summary.curves if curve not in summary.headline]
     compared = any(curve.metric.fidelity for curve in others)
@@ -179,7 +194,9 @@ def _folds(*tables: Table | None) -> tuple[Fold, ...]:
 
 
 def _curve_folds(curves: Sequence[Curve]) -> tuple[Fold, ...]:
-    return tuple(
-        Fold(f"{metric_name(curve.metric)}, {curve.series}", _present(curve_table(curve), changes_table(curve)))
-        for curve in curves
-    )
+    """One for each metric, with all of its scores and series."""
+    found: dict[str, list[Table]] = {}
+    for curve in curves:
+        metric = curve.metric.name.partition(".")[0]
+        found.setdefault(metric, []).extend(_present(curve_table(curve), changes_table(curve)))
+    return tuple(Fold(f"{metric}: every score", tuple(tables)) for metric, tables in found.items())

@@ -24,6 +24,8 @@ def describe_metrics(metrics: Sequence[contract.Metric]) -> tuple[Metric, ...]:
             fidelity=metric.name == FIDELITY,
             primary=kind == metric.headline,
             description=kind.meaning,
+            title=kind.title,
+            share=kind.share,
         )
         for metric in metrics
         for kind in (*metric.scores, *metric.set_scores)

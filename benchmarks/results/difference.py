@@ -11,14 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from anyflow_rt.benchmarks.results.summary import CONFIDENCE, scores_by_steps
-from anyflow_rt.benchmarks.results.tables import Table
-from anyflow_rt.benchmarks.results.text import table_lines
 from anyflow_rt.benchmarks.results.values import Results, ResultsError
-from anyflow_rt.benchmarks.results.wording import interval_text, metric_name
+from anyflow_rt.benchmarks.results.verdicts import (
+    CHANGED,
+    IMPROVED,
+    INCOMPARABLE,
+    REGRESSED,
+    SAME,
+    Comparison,
+    ResultsDifference,
+)
+from anyflow_rt.benchmarks.results.wording import metric_name
 from anyflow_rt.benchmarks.statistics.bootstrap import Interval
 from anyflow_rt.benchmarks.statistics.comparisons import Scores, level, paired_difference
 from anyflow_rt.benchmarks.statistics.latency import summarize
@@ -27,71 +33,11 @@ from anyflow_rt.benchmarks.statistics.unpaired import can_tell_apart, ratio_of_m
 
 LATENCY_MARGIN = 0.05
 """A change of a median time by a smaller share than this is never called one."""
-IMPROVED, SAME, REGRESSED, INCOMPARABLE = "improved", "same", "regressed", "incomparable"
 TAIL_RESAMPLES = 5
 """Resamples beyond each end of an interval: corrected intervals reach far out, and need more resamples for it."""
 FEWEST_PROMPTS = 2
 NOTED = ("engine", "precision", "mean_velocity", "reference_steps", "rounds", "seeds", "first_seed", "prompts")
 """Settings that may differ."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One figure in both. subject: what, such as "total at 4 steps"; change: after less before (quality) or after over
-    before (latency) at the corrected confidence, None where incomparable; reason: why, or what it rests on."""
-
-    kind: str
-    subject: str
-    verdict: str
-    before: float | None
-    after: float | None
-    change: Interval | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class ResultsDifference:
-    """Every comparison; notes: what else differs between the two."""
-
-    comparisons: tuple[Comparison, ...]
-    notes: tuple[str, ...]
-    confidence: float = CONFIDENCE
-
-    @property
-    def exit_code(self) -> int:
-        """1 where something regressed significantly, else 0."""
-        return int(any(each.verdict == REGRESSED for each in self.comparisons))
-
-    def count(self, verdict: str) -> int:
-        """How many comparisons have a verdict."""
-        return sum(each.verdict == verdict for each in self.comparisons)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        counts = {verdict: self.count(verdict) for verdict in (IMPROVED, SAME, REGRESSED, INCOMPARABLE)}
-        return {
-            **counts,
-            "confidence": self.confidence,
-            "comparisons": [asdict(each) for each in self.comparisons],
-            "notes": list(self.notes),
-        }
-
-    def lines(self) -> list[str]:
-        """For a terminal: regressions first, what stayed the same last, then what cannot be compared."""
-        lines = [f"note: {note}" for note in self.notes]
-        rows = []
-        for verdict in (REGRESSED, IMPROVED, SAME):
-            for each in self.comparisons:
-                if each.verdict == verdict and each.change is not None:
-                    text = interval_text(each.change, *(("", "x") if each.kind == "latency" else ("+",)))
-                    rows.append((each.subject, f"{each.before:.4g}", f"{each.after:.4g}", text, verdict))
-        if rows:
-            head = ("what", "before", "after", "change, corrected interval", "verdict")
-            lines += table_lines(Table("what changed", head, tuple(rows)))
-        left = [each for each in self.comparisons if each.verdict == INCOMPARABLE]
-        lines += [f"  {each.subject}: not comparable: {each.reason}" for each in left]
-        counts = ", ".join(f"{self.count(verdict)} {verdict}" for verdict in (REGRESSED, IMPROVED, SAME, INCOMPARABLE))
-        return [*lines, f"{counts} (all intervals together at {self.confidence:.0%})"]
 
 
 @dataclass(frozen=True)
@@ -144,7 +90,8 @@ def _quality(before: Results, after: Results, seed: int) -> list[Comparison | _P
         if higher_is_better is None:
             continue
         kind = "fidelity" if first.fidelity or second.fidelity else "quality"
-        other = None if first == second else f"{name} is described differently in the two, so it is another metric"
+        alike = replace(first, title="", share=False) == replace(second, title="", share=False)  # how it is shown
+        other = None if alike else f"{name} is described differently in the two, so it is another metric"
         if kind == "fidelity" and other is None and None not in references:
             other = _fault("reference steps", *references, "likeness to other references")
         for steps in sorted({*old, *new}):
@@ -156,13 +103,13 @@ def _quality(before: Results, after: Results, seed: int) -> list[Comparison | _P
                 continue
             paired = {pair: old[steps][pair] for pair in pairs}, {pair: new[steps][pair] for pair in pairs}
             means = tuple(math.fsum(scores.values()) / len(pairs) for scores in paired)
-            compare = _score_comparison(*paired, higher_is_better, seed)
+            compare = _score_comparison(*paired, None if kind == "fidelity" else higher_is_better, seed)
             found.append(_Planned(kind, subject, means[0], means[1], compare))
     return found
 
 
 def _score_comparison(
-    old: Scores, new: Scores, higher_is_better: bool, seed: int
+    old: Scores, new: Scores, higher_is_better: bool | None, seed: int
 ) -> Callable[[int], tuple[Interval, str, str]]:
     def compare(comparisons: int) -> tuple[Interval, str, str]:
         difference = paired_difference(
@@ -175,8 +122,12 @@ def _score_comparison(
             seed=seed,
         )
         interval = difference.interval
-        clear = difference.direction != "unclear"
-        verdict = SAME if not clear else REGRESSED if difference.is_worse(higher_is_better) else IMPROVED
+        if difference.direction == "unclear":
+            verdict = SAME
+        elif higher_is_better is None:
+            verdict = CHANGED
+        else:
+            verdict = REGRESSED if difference.is_worse(higher_is_better) else IMPROVED
         reason = f"{interval.samples} videos of {interval.clusters} prompts in both, p = {difference.p_value:.2g}"
         return interval, verdict, reason
 

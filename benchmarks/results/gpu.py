@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
-from anyflow_rt.benchmarks.results.values import GpuDevice, GpuReadings
+from anyflow_rt.benchmarks.results.values import UNKNOWN, GpuDevice, GpuReadings
 
 INTERVAL_SECONDS = 0.1
 EVENT_REASONS = {
@@ -50,27 +50,32 @@ def invalid_reasons(readings: GpuReadings | None) -> tuple[str, ...]:
 
 
 def describe_gpus() -> tuple[GpuDevice, ...]:
-    """The NVIDIA GPUs of this machine; none where nvidia-ml-py or the driver is not there."""
+    """The NVIDIA GPUs of this machine; none where nvidia-ml-py or the driver is not there, or cannot be asked."""
     with _driver() as nvml:
         if nvml is None:
             return ()
-        driver = str(nvml.nvmlSystemGetDriverVersion())
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        return tuple(
-            GpuDevice(str(nvml.nvmlDeviceGetName(handle)), int(nvml.nvmlDeviceGetMemoryInfo(handle).total), driver)
-            for handle in handles
-        )
+        try:
+            driver = str(nvml.nvmlSystemGetDriverVersion())
+            handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+            return tuple(
+                GpuDevice(str(nvml.nvmlDeviceGetName(handle)), int(nvml.nvmlDeviceGetMemoryInfo(handle).total), driver)
+                for handle in handles
+            )
+        except nvml.NVMLError:
+            return ()  # a machine is described as far as it says; GpuWatch names the fault
 
 
 class GpuWatch:
     """A context manager that samples one GPU in a thread, every tenth of a second, until it is left.
 
-    ``readings`` then holds what was seen, or None where there is no GPU to ask. ``uuid`` chooses the GPU (NVML counts
+    ``readings`` then holds what was seen, or None where there is no GPU to ask; ``fault`` is what the driver failed at,
+    in a sentence, or None. ``uuid`` chooses the GPU (NVML counts
     without regard to CUDA_VISIBLE_DEVICES); the first one otherwise. Memory in use is that of all processes.
     """
 
     def __init__(self, uuid: str | None = None) -> None:
         self.readings: GpuReadings | None = None
+        self.fault: str | None = None
         self._uuid = uuid
         self._stack = contextlib.ExitStack()
         self._stop = threading.Event()
@@ -81,11 +86,17 @@ class GpuWatch:
 
     def __enter__(self) -> Self:
         nvml = self._stack.enter_context(_driver())
-        if nvml is None or nvml.nvmlDeviceGetCount() == 0:
+        if nvml is None:
+            return self
+        try:
+            if nvml.nvmlDeviceGetCount() == 0:
+                return self
+            by_uuid, by_index = nvml.nvmlDeviceGetHandleByUUID, nvml.nvmlDeviceGetHandleByIndex
+            self._handle = by_index(0) if self._uuid is None else by_uuid(self._uuid)
+        except nvml.NVMLError as error:
+            self._note(error)
             return self
         self._nvml = nvml
-        by_uuid, by_index = nvml.nvmlDeviceGetHandleByUUID, nvml.nvmlDeviceGetHandleByIndex
-        self._handle = by_index(0) if self._uuid is None else by_uuid(self._uuid)
         self._energy = self._joules()
         self._sample()
         self._thread = threading.Thread(target=self._run, name="gpu-watch", daemon=True)
@@ -103,7 +114,7 @@ class GpuWatch:
             self._sample()
             after = self._joules()
             self.readings = GpuReadings(
-                device=str(self._nvml.nvmlDeviceGetName(self._handle)),
+                device=str(self._ask(self._nvml.nvmlDeviceGetName) or UNKNOWN),
                 used=tuple(self._used),
                 clocks=tuple(self._clocks),
                 events=event_names(self._bits),
@@ -133,6 +144,13 @@ class GpuWatch:
             return query(self._handle, *arguments)
         except self._nvml.NVMLError_NotSupported:
             return None
+        except self._nvml.NVMLError as error:
+            self._note(error)
+            return None
+
+    def _note(self, error: Exception) -> None:
+        """Keep the first fault; a measurement goes on without what the driver would have said."""
+        self.fault = self.fault or f"the GPU was not watched throughout: its driver says: {error}"
 
 
 @contextlib.contextmanager
@@ -145,10 +163,11 @@ def _driver() -> Iterator[Any]:
         return
     try:
         pynvml.nvmlInit()
-    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded, pynvml.NVMLError_NoPermission):
-        yield None
+    except pynvml.NVMLError:
+        yield None  # no driver, none loaded, none that we may ask
         return
     try:
         yield pynvml
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()

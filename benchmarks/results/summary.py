@@ -14,6 +14,8 @@ from anyflow_rt.benchmarks.statistics.envelope import Envelope, envelope
 from anyflow_rt.benchmarks.statistics.latency import CostFit, Latency, fit_cost, ratio, summarize
 
 CONFIDENCE = 0.95
+DOUBLED = "_doubled"
+"""How a fidelity to the reference of twice as many steps ends."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,12 @@ def _stages(results: Results) -> tuple[StageRow, ...]:
 def _curves(results: Results) -> tuple[tuple[Curve, ...], list[str]]:
     curves, warnings = [], []
     for (series, name), by_steps in scores_by_steps(results).items():
-        paired = _paired(by_steps)
+        informative = _informative(results, name, by_steps)
+        if not informative:
+            continue
+        paired = _paired(informative)
         common = next(iter(paired.values()))
-        every = set.union(*(set(scores) for scores in by_steps.values()))
+        every = set.union(*(set(scores) for scores in informative.values()))
         if not common:
             warnings.append(f"{name} of {series} is not shown: no (prompt, seed) was scored at every step count")
             continue
@@ -172,6 +177,15 @@ def _curves(results: Results) -> tuple[tuple[Curve, ...], list[str]]:
         changes = neighbours(paired, confidence=CONFIDENCE) if len(paired) > 1 else ()
         curves.append(Curve(series, metric, points, _envelope(metric, points), changes, len(every) - len(common)))
     return tuple(curves), warnings
+
+
+def _informative(results: Results, name: str, by_steps: Mapping[int, Scores]) -> Mapping[int, Scores]:
+    """Without the step count of the very video that a fidelity is likeness to: there it is perfect by construction."""
+    steps = results.settings.reference_steps
+    if steps is None or not results.metric(name).fidelity:
+        return by_steps
+    own = 2 * steps if name.endswith(DOUBLED) else steps
+    return {number: scores for number, scores in by_steps.items() if number != own}
 
 
 def _paired(by_steps: Mapping[int, Scores]) -> dict[int, Scores]:

@@ -14,8 +14,11 @@ from anyflow_rt.benchmarks.results.wording import (
     change_text,
     metric_label,
     metric_name,
+    metric_title,
     number_text,
+    score_text,
     seconds_text,
+    shown,
     size_text,
     when_text,
 )
@@ -55,15 +58,16 @@ def fit_sentences(summary: Summary) -> tuple[str, ...]:
     fit = summary.fit
     if fit is None:
         return ()
-    return (
-        f"A run costs {seconds_text(fit.fixed)}, and {seconds_text(fit.per_step)} more for each step "
-        f"(least squares through the medians; off by at most {fit.worst_share:.1%}).",
-    )
+    if len(fit.residuals) > 2:
+        how = f"least squares through the medians; off by at most {fit.worst_share:.1%}"
+    else:
+        how = "a line through two medians, which leaves no residual to judge it by"
+    return (f"A run costs {seconds_text(fit.fixed)}, and {seconds_text(fit.per_step)} more for each step ({how}).",)
 
 
 def fit_table(summary: Summary) -> Table | None:
-    """Residuals of the fit."""
-    if summary.fit is None:
+    """Residuals of the fit; none of a line through two points."""
+    if summary.fit is None or len(summary.fit.residuals) < 3:
         return None
     medians = {row.steps: row.latency.p50 for row in summary.totals}
     rows = tuple(
@@ -136,9 +140,13 @@ def _peer_table(name: str, found: Sequence[PeerRow]) -> Table:
 
 def curve_table(curve: Curve) -> Table:
     """One metric of one series."""
-    reachable = ["" for _ in curve.points] if curve.envelope is None else map(number_text, curve.envelope.reachable)
+    reachable = (
+        ["" for _ in curve.points]
+        if curve.envelope is None
+        else [score_text(value, curve.metric) for value in curve.envelope.reachable]
+    )
     rows = tuple(
-        (str(steps), number_text(interval.estimate), bounds_text(interval), reach)
+        (str(steps), score_text(interval.estimate, curve.metric), bounds_text(shown(interval, curve.metric)), reach)
         for (steps, interval), reach in zip(curve.points, reachable, strict=True)
     )
     count = curve.points[0][1]
@@ -151,20 +159,21 @@ def changes_table(curve: Curve) -> Table | None:
     rows = tuple(
         (
             f"{each.before} to {each.after}",
-            f"{each.interval.estimate:+.3g}",
-            bounds_text(each.interval, "+"),
+            f"{shown(each.interval, curve.metric).estimate:+.3g}",
+            bounds_text(shown(each.interval, curve.metric), "+"),
             change_text(each, curve.metric),
         )
         for each in curve.neighbours
     )
-    title = f"Change of {metric_name(curve.metric)}, {curve.series}, pair by pair; intervals hold together at 95%"
+    name = curve.metric.title or metric_name(curve.metric)
+    title = f"Change of {name}, {curve.series}, pair by pair; intervals hold together at 95%"
     return Table(title, ("steps", "change", "interval", ""), rows) if rows else None
 
 
 def metrics_table(summary: Summary) -> Table | None:
     """What each metric is."""
     described = [summary.results.metric(name) for name in summary.results.metric_names]
-    rows = tuple((metric_label(metric), metric.description) for metric in described if metric.description)
+    rows = tuple((metric_title(metric), metric.description) for metric in described if metric.description)
     return Table("What each metric is", ("metric", "meaning"), rows, numbers=False) if rows else None
 
 
@@ -174,13 +183,19 @@ def set_scores_table(summary: Summary) -> Table | None:
     if not found:
         return None
     names = list(dict.fromkeys(each.metric for each in found))
+    several = len({each.series for each in found}) > 1
     values = {(each.series, each.steps, each.metric): number_text(each.score) for each in found}
     videos = {(each.series, each.steps): str(each.videos) for each in found}
     rows = tuple(
-        (f"{series}, {steps}", *(values.get((series, steps, name), "") for name in names), count)
+        (
+            f"{series}, {steps}" if several else str(steps),
+            *(values.get((series, steps, name), "") for name in names),
+            count,
+        )
         for (series, steps), count in videos.items()
     )
-    return Table("All videos together", ("series, steps", *names, "videos"), rows)
+    heads = (summary.results.metric(name).title or name for name in names)  # short: a phone shows the table whole
+    return Table("All videos together", ("series, steps" if several else "steps", *heads, "videos"), rows)
 
 
 def jumps_table(summary: Summary) -> Table | None:

@@ -97,7 +97,8 @@ class LatencySamples:
 @dataclass(frozen=True)
 class Metric:
     """One measure of a video, or of a set of videos. higher_is_better: None where neither way is; fidelity: likeness to
-    a many-step run at the same seed, which is not quality; primary: drawn, not only listed."""
+    a many-step run at the same seed, which is not quality; primary: drawn, not only listed; title: what people call it;
+    share: from 0 to 1, shown in percent."""
 
     name: str
     unit: str = ""
@@ -105,6 +106,8 @@ class Metric:
     fidelity: bool = False
     primary: bool = True
     description: str = ""
+    title: str = ""
+    share: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from anyflow_rt.benchmarks.results.values import Metric, Settings
@@ -19,11 +20,17 @@ def metric_name(metric: Metric) -> str:
     return metric.name
 
 
+def metric_title(metric: Metric) -> str:
+    """What people call it, with its name in results where that is another."""
+    return f"{metric.title} ({metric_name(metric)})" if metric.title else metric_name(metric)
+
+
 def metric_label(metric: Metric, separator: str = " ") -> str:
     """With its unit and which way is better, where one is."""
+    name = metric.title or metric_name(metric)
     way = {True: "higher is better", False: "lower is better", None: ""}[metric.higher_is_better]
-    facts = ", ".join(fact for fact in (metric.unit, way) if fact)
-    return f"{metric_name(metric)}{separator}({facts})" if facts else metric_name(metric)
+    facts = ", ".join(fact for fact in ("%" if metric.share else metric.unit, way) if fact)
+    return f"{name}{separator}({facts})" if facts else name
 
 
 def seconds_text(seconds: float) -> str:
@@ -42,6 +49,18 @@ def bounds_text(interval: Interval, sign: str = "") -> str:
     if interval.method == "point":
         return NO_SPREAD
     return f"{interval.low:{sign}.3g} to {interval.high:{sign}.3g}"
+
+
+def score_text(value: float, metric: Metric) -> str:
+    """A score: of a share, its percent without the sign, which the label has."""
+    return number_text(100 * value if metric.share else value)
+
+
+def shown(interval: Interval, metric: Metric) -> Interval:
+    """An interval of scores as it is shown: of a share, in percent."""
+    if not metric.share:
+        return interval
+    return replace(interval, estimate=100 * interval.estimate, low=100 * interval.low, high=100 * interval.high)
 
 
 def interval_text(interval: Interval, sign: str = "", unit: str = "") -> str:

@@ -27,8 +27,8 @@ CACHED = "nothing between calls but the rotary tables of the size; every prompt 
 
 def measure_latency(
     options: SweepOptions, runtime: Runtime, tally: Tally
-) -> tuple[tuple[LatencySamples, ...], GpuReadings | None]:
-    """Samples, and what the GPU said meanwhile. Why the times mean nothing, if they do, is noted in the journal."""
+) -> tuple[tuple[LatencySamples, ...], GpuReadings | None, tuple[str, ...]]:
+    """Samples, what the GPU said meanwhile, and notes. Why times mean nothing, where they do, goes into the journal."""
     gpu = GpuWatch()
     with tempfile.TemporaryDirectory(prefix="anyflow-rt-bench-") as folder:
         run = _runs(options, runtime, Path(folder) / "video.mp4")
@@ -39,6 +39,8 @@ def measure_latency(
             with watched(tally, "latency"), gpu:
                 tally.each("latency", keys, run)
             note_faults(tally, invalid_reasons(gpu.readings))
+            if gpu.fault is not None:
+                tally.say(gpu.fault)
     measured = tally.journal.get("latency")
     samples = [
         LatencySamples(
@@ -49,7 +51,7 @@ def measure_latency(
         for steps in options.steps
         for stage in STAGES
     ]
-    return tuple(samples), gpu.readings
+    return tuple(samples), gpu.readings, () if gpu.fault is None else (gpu.fault,)
 
 
 def _runs(options: SweepOptions, runtime: Runtime, path: Path) -> Callable[[Key], dict[str, list[float]]]:

@@ -93,7 +93,7 @@ def _measure(
     limit = _ceiling(options, runtime, tally)
     rate, name = max((median(rate.gigaflops), rate.name) for rate in limit.rates)
     tally.say(f"ceiling: {rate:.0f} GFLOP/s at {limit.precision}, {name}")
-    latency, gpu = measure_latency(options, runtime, tally)
+    latency, gpu, notes = measure_latency(options, runtime, tally)
     memory = measure_memory(options, runtime, gpu, tally)
     verdict, peers = compare(options, runtime, tally) if options.compare else (None, ())
     generate = partial(_frames, options, runtime)
@@ -140,7 +140,7 @@ def _measure(
         peers=peers,
         parity=verdict,
         jump_errors=tuple(JumpError(start, end, tuple(errors)) for (start, end), errors in by_edge.items()),
-        notes=_parts(tally),
+        notes=notes + _parts(tally),
         invalid_reasons=faults(tally),
     )
     return results, _sheet(options, generate)
