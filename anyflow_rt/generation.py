@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from anyflow_rt.preview import Preview
 from anyflow_rt.prompt import PromptTokenizer
 from anyflow_rt.request import Request
 from anyflow_rt.result import Result, Seconds
+from anyflow_rt.sampling.callbacks import ON_PREVIEW, ON_STEP
 from anyflow_rt.sampling.executor import Jumped, OnStep, Sampling, run_jumps
 from anyflow_rt.sampling.guide import Guide, PlanGuide
 from anyflow_rt.sampling.latency import Setting
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from anyflow_rt.budget import BudgetedRun
     from anyflow_rt.sampling.planner import Tables
     from anyflow_rt.sampling.quality import Quality
+
+T = TypeVar("T")
 
 Deliver = Callable[[int, Iterator[np.ndarray]], tuple[np.ndarray | None, tuple[Path, ...]]]
 """Takes the jumps before a draft and its frames in pieces (N, t, H, W, 3); gives the frames, or their files."""
@@ -60,13 +63,26 @@ class Loaded:
 class Generation:
     """Made when the call begins; a context, so that what a run that fails measured is kept too."""
 
-    def __init__(self, loaded: Loaded, request: Request, *, output: str, started_at: float) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        request: Request,
+        *,
+        output: str,
+        started_at: float,
+        on_step: OnStep | None,
+        show: Callable[[Preview], object],
+    ) -> None:
         """output: ``frames``, ``latents`` or ``file``. started_at: the ``time.perf_counter`` that seconds count from.
+        on_step, show: the caller's, after every jump and every draft; what they take is planned for.
 
         Raises BudgetError where a strict budget cannot be met.
         """
         self._loaded, self._request, self._started_at = loaded, request, started_at
-        self._components = loaded.components
+        self._components, self._callbacks = loaded.components, loaded.latencies.callbacks
+        self._on_step = None if on_step is None else self._timed(ON_STEP, on_step)
+        self._show = self._timed(ON_PREVIEW, show)
+        self._callbacks.start_run((ON_PREVIEW,) if on_step is None else (ON_STEP, ON_PREVIEW))
         self._waited_before = self._components.seconds_waited
         self._conditioning = ConditioningSeconds(0.0, 0.0)
         self._decode = 0.0
@@ -86,8 +102,8 @@ class Generation:
         self._observer, self._budgeted = self._begin(encode=output == "file")
         self._begun = time.perf_counter()
 
-    def denoise(self, on_step: OnStep | None, show: Callable[[Preview], object], deliver: Deliver) -> np.ndarray:
-        """Prompt and noise -> final latents (N, F, C, h, w). Drafts that are due go to ``deliver``, then ``show``."""
+    def denoise(self, deliver: Deliver) -> np.ndarray:
+        """Prompt and noise -> final latents (N, F, C, h, w). Drafts go to ``deliver`` before they are shown."""
         request = self._request
         sampling, self._conditioning = make_sampling(self._loaded, request)
         size = sampling.size
@@ -103,8 +119,8 @@ class Generation:
             sampling,
             self._guide(),
             noise,
-            on_step=on_step,
-            on_preview=lambda steps, latents: show(self._preview(steps, latents, deliver)),
+            on_step=self._on_step,
+            on_preview=lambda steps, latents: self._show(self._preview(steps, latents, deliver)),
         )
         self._arrived = time.perf_counter()
         if self._budgeted is not None and self._decodes:
@@ -174,7 +190,7 @@ class Generation:
 
         forecaster = loaded.latencies.begin_forecast(self._setting, decode=self._decodes, encode=encode)
         shift = loaded.bundle.architecture.scheduler.shift
-        return forecaster, BudgetedRun(budget, forecaster, loaded.tables, shift, self._started_at)
+        return forecaster, BudgetedRun(budget, forecaster, loaded.tables, shift, self._started_at, self._callbacks)
 
     def _guide(self) -> Guide:
         if self._budgeted is not None:
@@ -189,6 +205,14 @@ class Generation:
         if paths:
             self._observer.observe_preview("encode", time.perf_counter() - self._draft_decoded)
         return Preview(steps, time.perf_counter() - self._started_at, frames, paths)
+
+    def _timed(self, name: str, call: Callable[[T], object]) -> Callable[[T], None]:
+        def timed(told: T) -> None:
+            start = time.perf_counter()
+            call(told)
+            self._callbacks.observe(name, time.perf_counter() - start)
+
+        return timed
 
     def _timed_draft(self, latents: np.ndarray) -> Iterator[np.ndarray]:
         yield from decode(self._components, latents)
