@@ -168,6 +168,8 @@ def test_bad_values(bundle: Bundle, tmp_path: Path) -> None:
     for count in ("0", "-3"):
         with pytest.raises(UsageError, match=f"requests is {count}"):
             command.execute(options("--bundle", str(bundle.path), "--simulated", "--requests", count))
+    with pytest.raises(UsageError, match="--seed is -1; give at least 0"):
+        command.execute(options("--bundle", str(bundle.path), "--simulated", "--seed", "-1"))
     for value in (0, 2.5, True):
         with pytest.raises(UsageError, match="requests is"):
             real.RealOptions(requests=value)

@@ -29,21 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--requests is {options.requests}; give at least 1")
     if options.seed < 0:
         parser.error(f"--seed is {options.seed}; give at least 0")
+    stream = sys.stderr if options.json else sys.stdout
+    outcomes = []
     try:
         given = None if options.calibration is None else read_calibration(options.calibration, options.bundle_id)
         quality = fit_quality(given)
+        if quality.note:
+            print(quality.note, file=stream)
+        for case in CASES:
+            outcomes.append(
+                run_case(case, quality, requests=options.requests, seed=options.seed, non_uniform=options.non_uniform)
+            )
+            print(table(outcomes[-1:]), file=stream, flush=True)
     except AnyflowError as error:
         print(f"budget: {error}", file=sys.stderr)
         return error.exit_code
-    stream = sys.stderr if options.json else sys.stdout
-    if quality.note:
-        print(quality.note, file=stream)
-    outcomes = []
-    for case in CASES:
-        outcomes.append(
-            run_case(case, quality, requests=options.requests, seed=options.seed, non_uniform=options.non_uniform)
-        )
-        print(table(outcomes[-1:]), file=stream, flush=True)
     if options.json:
         print(json.dumps(as_json(outcomes), separators=(",", ":")))
     return 0

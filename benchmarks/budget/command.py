@@ -48,16 +48,18 @@ def execute(
     """
     from anyflow_rt.loading import open_bundle
 
-    folder = None if options.report is None else _folder(Path(options.report))
-    bundle = open_bundle(options.bundle, say)
-    quality = fit_quality(read_calibration(bundle.calibration_path, bundle.id))
-    if quality.note:
-        say(quality.note)
     requests = options.requests
     if requests is None:
         requests = SIMULATED_REQUESTS if options.simulated else REAL_REQUESTS
     if requests < 1:
         raise UsageError(f"--requests is {requests}; give at least 1")
+    if options.seed < 0:
+        raise UsageError(f"--seed is {options.seed}; give at least 0")
+    folder = None if options.report is None else _folder(Path(options.report))
+    bundle = open_bundle(options.bundle, say)
+    quality = fit_quality(read_calibration(bundle.calibration_path, bundle.id))
+    if quality.note:
+        say(quality.note)
     if options.simulated:
         measured = [_Case(each) for each in _simulate(quality, requests, options.seed, say)]
     else:
