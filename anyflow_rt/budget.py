@@ -10,6 +10,7 @@ from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.errors import BudgetError
 from anyflow_rt.result import BudgetReport
 from anyflow_rt.sampling.calibration import read_calibration
+from anyflow_rt.sampling.callbacks import ON_STEP, CallbackTimes
 from anyflow_rt.sampling.controller import Controller, Decision
 from anyflow_rt.sampling.forecast import Forecaster
 from anyflow_rt.sampling.guide import BudgetGuide
@@ -46,14 +47,26 @@ class _Start:
 class BudgetedRun:
     """One run: made when it begins, ``guide`` it once the prompt is read, ``report`` when its result is there."""
 
-    def __init__(self, budget: Budget, forecaster: Forecaster, tables: Tables, shift: float, start: float) -> None:
-        """start: the ``time.perf_counter`` that the budget counts from.
+    def __init__(
+        self,
+        budget: Budget,
+        forecaster: Forecaster,
+        tables: Tables,
+        shift: float,
+        start: float,
+        callbacks: CallbackTimes,
+    ) -> None:
+        """start: the ``time.perf_counter`` that the budget counts from. callbacks: what the caller's functions take.
 
         Raises BudgetError where the budget is strict and cannot be met.
         """
         elapsed = time.perf_counter() - start
-        rest = forecaster.smallest_budget(budget.confidence, budget.limits.min_steps)
+        least = budget.limits.min_steps
+        rest = forecaster.smallest_budget(budget.confidence, least)
+        if rest is not None:
+            rest += least * callbacks.seconds(ON_STEP, budget.confidence)
         self._budget, self._forecaster, self._tables, self._shift = budget, forecaster, tables, shift
+        self._callbacks = callbacks
         if budget.strict:
             _refuse_too_small(budget, elapsed, rest)
         smallest = None if rest is None else elapsed + rest
@@ -71,6 +84,7 @@ class BudgetedRun:
             limits=self._budget.limits,
             clock=time.perf_counter,
             start=self._begun.start,
+            callbacks=self._callbacks,
         )
         self._guide = BudgetGuide(self._controller, grid(self._shift), time.perf_counter)
         return self._guide

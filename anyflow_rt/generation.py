@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
@@ -25,8 +25,9 @@ from anyflow_rt.preview import Preview
 from anyflow_rt.prompt import PromptTokenizer
 from anyflow_rt.request import Request
 from anyflow_rt.result import ChunkReport, Result, Seconds, StreamReport
+from anyflow_rt.sampling.callbacks import ON_PREVIEW, ON_STEP
 from anyflow_rt.sampling.chunked import Chunk, run_chunks
-from anyflow_rt.sampling.executor import Jumped, OnStep, Sampling, run_jumps
+from anyflow_rt.sampling.executor import Jumped, OnStep, Sampling, Step, run_jumps
 from anyflow_rt.sampling.guide import Guide, PlanGuide
 from anyflow_rt.sampling.latency import Setting
 from anyflow_rt.sampling.recorder import StageObserver
@@ -37,8 +38,13 @@ if TYPE_CHECKING:
     from anyflow_rt.sampling.planner import Tables
     from anyflow_rt.sampling.quality import Quality
 
+T = TypeVar("T")
+
 Deliver = Callable[[int, Iterator[np.ndarray]], tuple[np.ndarray | None, tuple[Path, ...]]]
 """Takes the jumps before a draft and its frames in pieces (N, t, H, W, 3); gives the frames, or their files."""
+
+Between = Callable[[], object]
+"""Called after every jump; what it raises ends the run."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +77,22 @@ class Generation:
         *,
         output: str,
         started_at: float,
+        on_step: OnStep | None,
+        show: Callable[[Preview], object] = lambda preview: None,
         deadlines: ChunkDeadlines | None = None,
     ) -> None:
         """output: ``frames``, ``latents`` or ``file``. started_at: the ``time.perf_counter`` that seconds count from.
-        deadlines: of the chunks of a stream.
+        on_step, show: the caller's, after every jump and every draft; what they take is planned for. deadlines: of the
+        chunks of a stream.
 
         Raises BudgetError where a strict budget cannot be met.
         """
         self._loaded, self._request, self._started_at = loaded, request, started_at
+        self._components, self._callbacks = loaded.components, loaded.latencies.callbacks
         self._deadlines = deadlines
-        self._components = loaded.components
+        self._on_step = None if on_step is None else self._timed(ON_STEP, on_step)
+        self._show = self._timed(ON_PREVIEW, show)
+        self._callbacks.start_run((ON_PREVIEW,) if on_step is None else (ON_STEP, ON_PREVIEW))
         self._waited_before = self._components.seconds_waited
         self._conditioning = ConditioningSeconds(0.0, 0.0)
         self._decode = 0.0
@@ -102,10 +114,13 @@ class Generation:
         self._observer, self._budgeted = self._begin(encode=output == "file")
         self._begun = time.perf_counter()
 
-    def denoise(self, on_step: OnStep | None, show: Callable[[Preview], object], deliver: Deliver) -> np.ndarray:
-        """Prompt and noise -> final latents (N, F, C, h, w). Drafts that are due go to ``deliver``, then ``show``."""
+    def denoise(self, deliver: Deliver, between: Between | None = None) -> np.ndarray:
+        """Prompt and noise -> final latents (N, F, C, h, w). Drafts go to ``deliver`` before they are shown.
+
+        between: called after every jump too; it may raise to end the run.
+        """
         if self._loaded.bundle.architecture.causal is not None:
-            return self._arrive(list(self.chunks(on_step)))
+            return self._arrive(list(self.chunks(between)))
         sampling, noise, context = self._prepare()
         if context is not None:
             sampling = replace(sampling, given=context.shape[1])
@@ -115,8 +130,8 @@ class Generation:
             sampling,
             self._guide(),
             noise,
-            on_step=on_step,
-            on_preview=lambda steps, latents: show(self._preview(steps, latents, deliver)),
+            on_step=self._after_jump(between),
+            on_preview=lambda steps, latents: self._show(self._preview(steps, latents, deliver)),
         )
         self._arrived = time.perf_counter()
         if self._budgeted is not None and self._decodes:
@@ -124,12 +139,14 @@ class Generation:
         self._components.finish_stage("denoiser")
         return self._jumped.latents
 
-    def chunks(self, on_step: OnStep | None) -> Iterator[Chunk]:
-        """The chunks of a causal checkpoint's video, one after another; each is made when it is asked for."""
+    def chunks(self, between: Between | None = None) -> Iterator[Chunk]:
+        """The chunks of a causal checkpoint's video, one after another; each is made when it is asked for. between:
+        as of ``denoise``."""
         sampling, noise, context = self._prepare()
         given = 0 if context is None else context.shape[1]
         layout = make_layout(sampling.architecture, sampling.size, given)
         guide = partial(self._deadlines.guide, layout) if self._deadlines else lambda index: self._guide()
+        on_step = self._after_jump(between)
         yield from run_chunks(self._components, sampling, layout, noise, context, guide, on_step=on_step)
 
     @property
@@ -264,7 +281,7 @@ class Generation:
 
         forecaster = loaded.latencies.begin_forecast(self._setting, decode=self._decodes, encode=encode)
         shift = loaded.bundle.architecture.scheduler.shift
-        return forecaster, BudgetedRun(budget, forecaster, loaded.tables, shift, self._started_at)
+        return forecaster, BudgetedRun(budget, forecaster, loaded.tables, shift, self._started_at, self._callbacks)
 
     def _guide(self) -> Guide:
         if self._budgeted is not None:
@@ -279,6 +296,27 @@ class Generation:
         if paths:
             self._observer.observe_preview("encode", time.perf_counter() - self._draft_decoded)
         return Preview(steps, time.perf_counter() - self._started_at, frames, paths)
+
+    def _after_jump(self, between: Between | None) -> OnStep | None:
+        """The caller's ``on_step``, then ``between``."""
+        on_step = self._on_step
+        if between is None:
+            return on_step
+
+        def told(step: Step) -> None:
+            if on_step is not None:
+                on_step(step)
+            between()
+
+        return told
+
+    def _timed(self, name: str, call: Callable[[T], object]) -> Callable[[T], None]:
+        def timed(told: T) -> None:
+            start = time.perf_counter()
+            call(told)
+            self._callbacks.observe(name, time.perf_counter() - start)
+
+        return timed
 
     def _timed_draft(self, latents: np.ndarray) -> Iterator[np.ndarray]:
         yield from decode(self._components, latents)

@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
+from anyflow_rt.sampling.callbacks import CallbackTimes
 from anyflow_rt.sampling.latency import FirstCalls, RunTimes, Setting
 from anyflow_rt.sampling.recorder import RunRecorder, StageObserver
 
@@ -38,10 +39,12 @@ class Latencies:
     """Of one runtime. One run at a time: ``begin`` it, tell what comes back of its stages, ``end`` it.
 
     opening: whether runs still wait for engines that are being opened; the first calls of such a run are kept apart.
+    callbacks: what the functions that callers gave took.
     """
 
     def __init__(self, bundle_id: str, engine: str) -> None:
         self.opening = True
+        self.callbacks = CallbackTimes()
         self._runs = _Runs(bundle_id, engine)
         self._recorders: dict[Setting, RunRecorder] = {}
         self._forecasters: dict[tuple[Setting, bool, bool], Forecaster] = {}

@@ -189,8 +189,9 @@ class Runtime:
             fit=fit,
         )
         kept: list[Preview] = []
-        with Generation(self._loaded, request, output=output, started_at=start) as call:
-            latents = call.denoise(on_step, preview if callable(preview) else kept.append, whole_draft)
+        show: OnPreview = preview if callable(preview) else kept.append
+        with Generation(self._loaded, request, output=output, started_at=start, on_step=on_step, show=show) as call:
+            latents = call.denoise(whole_draft)
             frames = np.concatenate(list(call.frames(latents)), axis=1) if output == "frames" else None
             return call.result(frames, tuple(kept))
 
@@ -236,8 +237,11 @@ class Runtime:
         deliver: Deliver = whole_draft if callable(preview) else DraftFiles(path, open_writer).write
         for place in (path, *(draft_path(path, steps) for steps in request.preview_after if not callable(preview))):
             video.check_output(place, request.videos)
-        with Generation(self._loaded, request, output="file", started_at=start) as call, open_writer(path) as writer:
-            write_chunks(writer, call.frames(call.denoise(on_step, show, deliver)))
+        with (
+            Generation(self._loaded, request, output="file", started_at=start, on_step=on_step, show=show) as call,
+            open_writer(path) as writer,
+        ):
+            write_chunks(writer, call.frames(call.denoise(deliver)))
             closing = time.perf_counter()
             paths = writer.close()
             call.encoded(time.perf_counter() - closing)
@@ -281,8 +285,10 @@ class Runtime:
 
             pace = make_pace(rate if fps_deadline else None, budget_per_chunk, causal=causal, **options)
             deadlines = self._chunk_deadlines(request, pace, start)
-        call = Generation(self._loaded, request, output="frames", started_at=start, deadlines=deadlines)
-        return Stream(call, start, on_step, causal=causal, fps=rate)
+        call = Generation(
+            self._loaded, request, output="frames", started_at=start, on_step=on_step, deadlines=deadlines
+        )
+        return Stream(call, start, causal=causal, fps=rate)
 
     def stream_to_file(
         self,

@@ -21,11 +21,10 @@ import numpy as np
 from anyflow_rt.decoding import FrameDecoder
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import Cancelled
-from anyflow_rt.generation import Generation
+from anyflow_rt.generation import Between, Generation
 from anyflow_rt.preview import whole_draft
 from anyflow_rt.result import Result, StreamReport
 from anyflow_rt.sampling.chunked import Chunk
-from anyflow_rt.sampling.executor import OnStep
 
 DEPTH = 1
 """Of each queue."""
@@ -47,13 +46,11 @@ class Stream(Iterator[StreamedChunk]):
     """Iterate over it once. ``close``, or leaving its context, or letting go of it, ends what is still being made
     before its next jump. ``result()`` tells of the whole once the last chunk is there."""
 
-    def __init__(
-        self, call: Generation, started_at: float, on_step: OnStep | None, *, causal: bool, fps: float
-    ) -> None:
+    def __init__(self, call: Generation, started_at: float, *, causal: bool, fps: float) -> None:
         """fps: the rate that ``result`` says stalls at."""
         self._call, self._fps = call, fps
         self._ready: list[tuple[float, int]] = []
-        made = _denoised(call, on_step) if causal else _whole(call, on_step)
+        made = call.chunks if causal else _whole(call)
         self._chunks = _run(call, made, started_at, self._ready, causal=causal)
 
     @property
@@ -87,29 +84,15 @@ class Stream(Iterator[StreamedChunk]):
         self.close()
 
 
-Made = Callable[[Callable[[], object]], Iterator[Chunk]]
+Made = Callable[[Between], Iterator[Chunk]]
 """Makes chunks; calls what it is given between jumps."""
 
 
-def _denoised(call: Generation, on_step: OnStep | None) -> Made:
-    return lambda between: call.chunks(_guarded(on_step, between))
-
-
-def _whole(call: Generation, on_step: OnStep | None) -> Made:
-    def made(between: Callable[[], object]) -> Iterator[Chunk]:
-        latents = call.denoise(_guarded(on_step, between), lambda preview: None, whole_draft)
-        yield Chunk(0, latents, call.jumped, 0.0)
+def _whole(call: Generation) -> Made:
+    def made(between: Between) -> Iterator[Chunk]:
+        yield Chunk(0, call.denoise(whole_draft, between), call.jumped, 0.0)
 
     return made
-
-
-def _guarded(on_step: OnStep | None, between: Callable[[], object]) -> OnStep:
-    def told(step: Any) -> None:
-        if on_step is not None:
-            on_step(step)
-        between()
-
-    return told
 
 
 def _run(

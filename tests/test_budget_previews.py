@@ -131,6 +131,24 @@ def test_drafts_are_planned_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatc
     assert machine.jumps > 0
 
 
+def test_slow_callbacks_are_planned_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost jumps, not the deadline, and are no part of what the machine is said to take."""
+    machine = Machine(monkeypatch)
+
+    def wait(told: Any) -> None:
+        machine.now += 0.3
+
+    for _ in range(2):
+        stepped = runtime.generate(PROMPT, budget=3.0, on_step=wait, **SIZE)
+        assert stepped.budget is not None and stepped.budget.met and len(stepped.plan) == 9
+    shown = runtime.generate(PROMPT, budget=1.0, preview=wait, **SIZE)
+    assert shown.budget is not None and shown.budget.met
+    plain = runtime.generate(PROMPT, budget=0.2, **SIZE)
+    assert plain.budget is not None and plain.budget.met and len(plain.plan) > 12
+    history = runtime.latencies.store().load().history(Setting("onnxruntime", "fp32", 5, 32, 48))
+    assert max(history.seconds("jump")) < 2 * JUMP
+
+
 def test_the_first_decoding_may_be_a_drafts(runtime: Runtime) -> None:
     """The decoder is then warm for the result, and is not recorded as a first call again."""
     runtime.generate(PROMPT, steps=3, preview=True, **SIZE)

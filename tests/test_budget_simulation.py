@@ -2,15 +2,17 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from anyflow_rt.benchmarks.budget import __main__ as command
-from anyflow_rt.benchmarks.budget import baselines, load, simulated, sweep
+from anyflow_rt.benchmarks.budget import baselines, load, simulated, sweep, tables
 from anyflow_rt.benchmarks.budget.runs import Record, Runs, collect, known_finish
 from anyflow_rt.benchmarks.budget.score import (
     RISING,
+    failure_value,
     measured_curve,
     score_baselines,
     score_predictor,
@@ -45,13 +47,13 @@ def test_calm():
     runs = simulate("calm", 0.99, 2000)
     for values in (None, runs.values):
         score = score_run(runs, RISING, values=values)
-        assert score.met >= 0.99 and score.share >= 0.9 and score.share_with_failures >= 0.9
+        assert score.met >= 0.99 and score.share >= 0.9 and score.share_missed_as_one_jump >= score.share
     assert score.hopeless < 0.02 * score.requests
 
 
 def test_the_stated_quantile_holds():
     predictor = score_predictor(simulate("calm", 0.95, 2000), 0.95)
-    assert 0.93 <= predictor.once <= 0.99 and 0.93 <= predictor.adopted <= 0.99
+    assert 0.93 <= predictor.once.rate <= 0.99 and 0.93 <= predictor.adopted.rate <= 0.99
 
 
 def test_contended(contended):
@@ -126,7 +128,8 @@ def _runs(seconds, budgets, steps, finish):
     return Runs(
         budgets=np.array(budgets), waited=np.zeros(count), seconds=np.array(seconds), steps=np.array(steps),
         values=np.zeros(count), predicted=np.full(count, np.nan), first_steps=np.array(steps),
-        first_predicted=np.array(seconds) + 1, finish=np.array(finish), overhead=np.zeros(count),
+        first_predicted=np.array(seconds) + 1, finish=np.array(finish), known=np.array(steps),
+        place=np.arange(count), overhead=np.zeros(count),
     )  # fmt: skip
 
 
@@ -136,12 +139,42 @@ def test_scores_by_hand():
     score = score_run(runs, RISING)
     assert score.hopeless == 1 and score.met == 0.5 and score.requests == 3
     best = [RISING[1] - 0.5, RISING[2] - 0.5]
-    assert score.share == pytest.approx((RISING[1] - 0.5) / sum(best))
-    assert score.share_with_failures == pytest.approx((RISING[1] - 0.5 - 0.5) / sum(best))
+    assert score.share_missed_as_one_jump == pytest.approx((RISING[1] - 0.5) / sum(best))
+    assert score.share == pytest.approx((RISING[1] - 0.5 - 0.5) / sum(best))
     assert score.quality == pytest.approx(RISING[1] / 2) and score.overshoot["max"] == pytest.approx(4.0 / 3.5 - 1)
-    assert score.steps == {2: 1, 4: 1, 5: 1}
+    assert score.steps == {2: 1, 4: 1, 5: 1} and score.missed == 1 and score.estimated == 0
+    assert score_baselines(runs, RISING)[baselines.fixed_name(5)].estimated == 2, "two requests made fewer jumps"
     predictor = score_predictor(runs, 0.95)
-    assert predictor.once == 1.0 and math.isnan(predictor.adopted)
+    assert predictor.once.rate == 1.0 and predictor.once.interval == wilson(3, 3)
+    assert predictor.adopted.trials == 0 and math.isnan(predictor.adopted.rate)
+
+
+def test_a_miss_is_worth_less_than_any_video_also_where_less_is_better():
+    """Values of such metrics are negative: a failure worth 0 would be the best of all, and missing the best policy."""
+    curve = -np.linspace(9.0, 3.0, 32)
+    assert failure_value(curve) == -18.0 < curve.min() and failure_value(RISING) == 0.0
+    finish = [np.arange(1.0, 33.0)] * 4
+    runs = _runs([2.0] * 4, [2.5, 3.5, 4.5, 2.2], [2] * 4, finish)
+    scores = score_baselines(runs, curve)
+    assert scores[baselines.BEST_FIXED].steps == {2: 4} and scores[baselines.BEST_FIXED].met == 1.0
+    assert scores[baselines.fixed_name(32)].share < 0 < scores[baselines.BEST_FIXED].share
+    assert scores[baselines.fixed_name(32)].quality == -18.0
+
+
+def test_every_fixed_number_is_a_baseline_and_some_are_shown():
+    names = score_baselines(_runs([2.0], [2.5], [2], [np.arange(1.0, 33.0)]), RISING)
+    assert {baselines.fixed_name(steps) for steps in range(1, 33)} < set(names)
+    shown = baselines.shown(names)
+    assert "N = 5" not in shown and {"N = 4", baselines.ONCE, baselines.ORACLE, baselines.BEST_FIXED} < set(shown)
+
+
+def test_recovery_counts_from_where_the_profile_was_wrong():
+    """Several times over, and everything after the first twenty."""
+    one = Record(3.0, 0.0, 2.0, 0.5, (0.5, 0.5), 0.5, 0.7, None, 3, 2.5, (1e-5,) * 3)
+    late = replace(one, seconds=4.0, jumps=(0.5, 2.5))
+    outcome = sweep.score_case(sweep.Case("calm", 0.95), collect([[late] * 20 + [one] * 10] * 3), default_quality())
+    assert (outcome.first_met.trials, outcome.first_met.rate) == (60, 0.0)
+    assert (outcome.then_met.trials, outcome.then_met.rate, outcome.then_met.interval) == (30, 1.0, wilson(30, 30))
 
 
 def test_wilson():
@@ -159,10 +192,11 @@ def test_the_measured_curve_is_the_planners():
 
 def test_real_runs_are_scored_like_simulated_ones():
     made = [Record(3.0, 0.0, 2.0, 0.5, (0.5, 0.5), 0.5, 0.7, None, 3, 2.5, (1e-5,) * 3) for _ in range(2)]
-    runs = collect(made)
+    runs = collect([made])
     assert runs.finish[0, :3].tolist() == [1.5, 2.0, 2.5] and runs.steps.tolist() == [2, 2] and runs.met.all()
     outcome = sweep.score_case(sweep.Case("calm", 0.95), runs, default_quality())
-    assert outcome.rising[baselines.ORACLE].steps == {4: 2} and math.isnan(outcome.predictor.adopted)
+    assert outcome.rising[baselines.ORACLE].estimated == 2 and "estimate" in tables.table([outcome])
+    assert outcome.rising[baselines.ORACLE].steps == {4: 2} and math.isnan(outcome.predictor.adopted.rate)
 
 
 @pytest.mark.parametrize("non_uniform", [True, False])
@@ -177,7 +211,10 @@ def test_a_flat_measured_curve(non_uniform):
     assert score.met >= 0.985 and score.share >= 0.9
     assert max(score.steps) <= 24, "32 measured no better than 16"
     assert outcome.rising[sweep.ADAPTIVE].share >= 0.85
-    assert "adaptive" in sweep.table([outcome]) and json.loads(json.dumps(sweep.as_json([outcome])))
+    said = tables.table([outcome])
+    for what in ("adaptive", "p50", "p95", "max", "by number of steps", "late", "quality", "interval", "later: "):
+        assert what in said
+    assert json.loads(json.dumps(tables.as_json([outcome])))
 
 
 def test_the_sweep_is_a_command(capsys, monkeypatch):
@@ -185,8 +222,10 @@ def test_the_sweep_is_a_command(capsys, monkeypatch):
     assert command.main(["--requests", "50", "--json"]) == 0
     done = capsys.readouterr()
     assert len(json.loads(done.out)) == 1 and "no quality was measured" in done.err
-    with pytest.raises(SystemExit):
-        command.main(["--requests", "0"])
+    for wrong in (["--requests", "0"], ["--seed", "-1"]):
+        with pytest.raises(SystemExit) as stopped:
+            command.main(wrong)
+        assert stopped.value.code == 2
 
 
 def test_a_wrong_calibration_ends_the_sweep_in_one_line(capsys, tmp_path):

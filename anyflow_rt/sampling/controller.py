@@ -17,17 +17,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from anyflow_rt.sampling.callbacks import ON_PREVIEW, ON_STEP, CallbackTimes
 from anyflow_rt.sampling.forecast import Forecaster
 from anyflow_rt.sampling.limits import NO_LIMITS, Limits
 from anyflow_rt.sampling.planner import Choice, Position, Tables, choose
 
 UNMEASURED_STEPS = 4
-"""The plan whose first jump is run where no time of a jump is known yet."""
+"""The plan whose first jump is run where no time of a jump is known yet and the deadline has not passed."""
+AFTER_PREVIEW = 2
+"""Jumps that must follow a preview: of one, to the end, it would show the result."""
 
 FIRST, KEPT, FEWER, MORE = "first plan", "as planned", "slower than planned: fewer jumps", "faster: more jumps"
 TOO_LATE = "no plan is predicted to finish in time: the shortest"
 UNMEASURED = "no jump was measured yet: one jump of a usual plan, then a decision with its time"
-PREVIEW, DROPPED, DECODE = "preview", "preview dropped: it would cost the deadline", "decode"
+UNMEASURED_LATE = "no jump was measured yet, and the budget is spent: the shortest"
+PREVIEW, DECODE = "preview", "decode"
+DROPPED = "preview dropped: it and the jumps after it would cost the deadline"
+UNSHOWN = "no preview: the next jump goes to the end itself"
 
 
 class Move(NamedTuple):
@@ -59,11 +65,14 @@ class Decision:
 
 def is_change(decision: Decision) -> bool:
     """Whether it departed from what was planned before, or could not keep the deadline: what a person wants to know."""
-    return decision.why in (FEWER, MORE, TOO_LATE, UNMEASURED, DROPPED)
+    return decision.why in (FEWER, MORE, TOO_LATE, UNMEASURED, UNMEASURED_LATE, DROPPED, UNSHOWN)
 
 
 class Controller:
-    """One run. ``clock`` must be monotonic and the one that ``deadline`` and ``start`` are read from."""
+    """One run. ``clock`` must be monotonic and the one that ``deadline`` and ``start`` are read from.
+
+    callbacks: what the caller's own functions take between jumps.
+    """
 
     def __init__(
         self,
@@ -75,16 +84,19 @@ class Controller:
         limits: Limits = NO_LIMITS,
         clock: Callable[[], float] = time.perf_counter,
         start: float | None = None,
+        callbacks: CallbackTimes | None = None,
     ) -> None:
         self.start = clock() if start is None else start
         self.deadline, self.confidence, self.limits = deadline, confidence, limits
         self.decisions: list[Decision] = []
         self._tables, self._forecaster, self._clock = tables, forecaster, clock
+        self._callbacks = CallbackTimes() if callbacks is None else callbacks
         self._node, self._done, self._cost = tables.quality.nodes, 0, 0.0
         self._path: tuple[int, ...] = ()
         self._predicted: float | None = None
         self._visited = [self._node]
-        self._previews = list(limits.preview_after)
+        self._previews = [count for count in limits.preview_after if _shows(count, limits.max_steps)]
+        self._previewed = False
 
     @property
     def visited(self) -> tuple[int, ...]:
@@ -102,19 +114,19 @@ class Controller:
             return None
         now = self._clock()
         remaining = self.deadline - now
-        required = self._forecaster.required(self.confidence)
-        position = Position(self._node, self._done, self._cost)
+        required = self._required()
         if required is None:
             return self._unmeasured(now, remaining)
-        if self._previews and self._previews[0] <= self._done:
-            move = self._preview(now, remaining, required, position)
-            if move is not None:
-                return move
-        choice = choose(self._tables, self._reserve(required), remaining, position, self.limits)
-        if self._previews and not choice.fits:
+        choice = self._choose(now, remaining, required)
+        due = bool(self._previews) and self._previews[0] <= self._done
+        if due and choice.jumps > 1:
+            del self._previews[0]
+            self._previewed = True
+            self._record(now, remaining, choice, PREVIEW)
+            return Move(self._node, 0, preview=True)
+        if choice.jumps == 1 and self._previews and (due or not self._previewed):
             self._previews.clear()
-            choice = choose(self._tables, required, remaining, position, self.limits)
-            self._record(now, remaining, choice, DROPPED)
+            self._record(now, remaining, choice, UNSHOWN)
         self._adopt(now, remaining, choice)
         return Move(self._node, choice.path[1])
 
@@ -131,7 +143,7 @@ class Controller:
     def before_decode(self) -> Decision:
         """Record when decoding begins and when it is predicted to have ended; there is nothing left to choose."""
         now = self._clock()
-        required = self._forecaster.required(self.confidence)
+        required = self._required()
         rest = None if required is None else required[0]
         remaining = self.deadline - now
         predicted = None if rest is None else now - self.start + rest
@@ -154,33 +166,50 @@ class Controller:
             self._path, self._predicted = choice.path, now - self.start + choice.predicted
         self._record(now, remaining, choice, why if choice.fits else TOO_LATE)
 
-    def _preview(self, now: float, remaining: float, required: list[float], position: Position) -> Move | None:
-        """The preview that is due, if the run still finishes in time after it; otherwise none is shown any more."""
-        self._previews.pop(0)
-        after = remaining - self._forecaster.preview_seconds(self.confidence)
-        choice = choose(self._tables, required, after, position, self.limits)
-        if not choice.fits:
-            self._previews.clear()
-            self._record(now, remaining, choice, DROPPED)
-            return None
-        if choice.jumps == 1:
-            return None  # the run's own next jump goes to 0
-        self._record(now, remaining, choice, PREVIEW)
-        return Move(self._node, 0, preview=True)
-
-    def _reserve(self, required: list[float]) -> list[float]:
-        """``required`` with the previews that would come due on the way: after the a-th jump, if more follow."""
-        if not self._previews:
+    def _required(self) -> list[float] | None:
+        """Seconds that k more jumps, what the caller does after each, and all that follows stay within."""
+        required = self._forecaster.required(self.confidence)
+        after_each = self._callbacks.seconds(ON_STEP, self.confidence)
+        if required is None or not after_each:
             return required
-        cost = self._forecaster.preview_seconds(self.confidence)
-        due = [count - self._done for count in self._previews]
-        return [seconds + cost * bisect_right(due, jumps - 1) for jumps, seconds in enumerate(required)]
+        return [seconds + jumps * after_each for jumps, seconds in enumerate(required)]
+
+    def _choose(self, now: float, remaining: float, required: list[float]) -> Choice:
+        """The best plan that shows every preview the best plan without them would pass. Where there is no such plan,
+        the last preview is given up, and so on: a preview costs jumps, but never all of them."""
+        position = Position(self._node, self._done, self._cost)
+        choice = choose(self._tables, required, remaining, position, self.limits)
+        passed = keeping = self._passed(choice.jumps)
+        while keeping:
+            with_previews = self._reserve(required, keeping)
+            found = choose(self._tables, with_previews, remaining, position, self.limits)
+            if found.fits and self._passed(found.jumps) >= keeping:
+                choice = found
+                break
+            keeping -= 1
+        if keeping < passed:
+            del self._previews[keeping:]
+            self._record(now, remaining, choice, DROPPED)
+        return choice
+
+    def _passed(self, jumps: int) -> int:
+        """How many of the previews that are left ``jumps`` more jumps would show."""
+        return sum(_shows(count, self._done + jumps) for count in self._previews)
+
+    def _reserve(self, required: list[float], previews: int) -> list[float]:
+        """``required`` with the next ``previews`` previews, where they are shown on the way. First calls are in it
+        already: who makes them makes no difference to the sum."""
+        cost = self._forecaster.preview_seconds(self.confidence) + self._callbacks.seconds(ON_PREVIEW, self.confidence)
+        fewest = [count - self._done + AFTER_PREVIEW for count in self._previews[:previews]]
+        return [seconds + cost * bisect_right(fewest, jumps) for jumps, seconds in enumerate(required)]
 
     def _unmeasured(self, now: float, remaining: float) -> Move:
-        steps = min(max(self.limits.min_steps, min(UNMEASURED_STEPS, self.limits.max_steps)), self._node)
+        usual = min(UNMEASURED_STEPS, self.limits.max_steps) if remaining > 0 else 1
+        steps = min(max(self.limits.min_steps, usual), self._node)
         path = self._tables.path(self._node, steps)
         value = self._tables.quality.value(self._cost + self._tables.costs[self._node][steps])
-        self._append(Decision(now - self.start, self._done, remaining, path, value, None, 1.0, False, UNMEASURED))
+        why = UNMEASURED if remaining > 0 else UNMEASURED_LATE
+        self._append(Decision(now - self.start, self._done, remaining, path, value, None, 1.0, False, why))
         return Move(self._node, path[1])
 
     def _record(self, now: float, remaining: float, choice: Choice, why: str) -> None:
@@ -202,3 +231,8 @@ class Controller:
     def _append(self, decision: Decision) -> Decision:
         self.decisions.append(decision)
         return decision
+
+
+def _shows(preview_after: int, steps: int) -> bool:
+    """Whether a run of ``steps`` jumps shows a preview after so many of them."""
+    return preview_after + AFTER_PREVIEW <= steps

@@ -156,12 +156,15 @@ class Forecaster:
         return required[steps] + before + self._first_calls(("text", "conditioner"), confidence)
 
     def preview_seconds(self, confidence: float) -> float:
-        """Seconds of one jump to 0, its decoding and, where runs have it, encoding; 0 where nothing is known."""
+        """Seconds of one warm jump to 0, its decoding and, where runs have it, encoding; 0 where nothing is known.
+
+        What first calls take more is in ``required``, whether a preview or the result makes them.
+        """
         level = self.jump_seconds
         if level is None:
             return 0.0
         jumps = self._table(confidence)[1] + (self._encode_jumps(confidence) if self._encode else 0.0)
-        return level * jumps + self._first_calls(("jump", "decode", "encode"), confidence)
+        return level * jumps
 
     def _observe_jump(self, seconds: float, cold: bool) -> None:
         level = self.jump_seconds

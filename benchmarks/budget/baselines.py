@@ -5,7 +5,7 @@ Each baseline is the number of jumps (n,) of every request; its finish is read o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from anyflow_rt.benchmarks.budget.runs import Runs
 from anyflow_rt.sampling.schedule import GRID_INTERVALS
 
 ORACLE, ONCE, BEST_FIXED = "oracle", "N once", "best fixed N"
-FIXED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+FIXED = tuple(range(1, GRID_INTERVALS + 1))
+SHOWN_FIXED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Those that tables and charts show."""
 
 
 def fixed(runs: Runs, steps: int) -> np.ndarray:
@@ -43,11 +45,22 @@ def best_fixed(runs: Runs, curve: np.ndarray, failure: float) -> int:
     return int(np.where(in_time, curve, failure).mean(axis=0).argmax()) + 1
 
 
+def fixed_name(steps: int) -> str:
+    """What the baseline of always ``steps`` jumps is called."""
+    return f"N = {steps}"
+
+
+def shown(names: Iterable[str]) -> list[str]:
+    """Without the fixed numbers that are too many to show."""
+    hidden = {fixed_name(steps) for steps in FIXED if steps not in SHOWN_FIXED}
+    return [name for name in names if name not in hidden]
+
+
 def every_baseline(runs: Runs, curve: np.ndarray, failure: float) -> Mapping[str, np.ndarray]:
     """By name. ``curve`` (32,): quality of 1..32 jumps."""
     assert curve.shape == (GRID_INTERVALS,)
     return {
-        **{f"N = {steps}": fixed(runs, steps) for steps in FIXED},
+        **{fixed_name(steps): fixed(runs, steps) for steps in FIXED},
         BEST_FIXED: fixed(runs, best_fixed(runs, curve, failure)),
         ONCE: once(runs),
         ORACLE: oracle(runs, curve),

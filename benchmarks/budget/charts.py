@@ -1,4 +1,4 @@
-"""Budget charts: what share of the possible gain each policy had, how often it was in time, how many steps it took."""
+"""Budget charts: the share of the possible gain, budgets met, steps run, and how far what was stated held."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anyflow_rt.benchmarks.budget.baselines import ORACLE
+from anyflow_rt.benchmarks.budget.baselines import ONCE, ORACLE, shown
 from anyflow_rt.benchmarks.budget.sweep import ADAPTIVE, Outcome
+from anyflow_rt.benchmarks.budget.tables import planned_scores
 from anyflow_rt.benchmarks.pages.canvas import COLOURS, INK, canvas
 
 POLICY_HEIGHT = 0.34
 """Inches of one policy's line."""
+CASE_HEIGHT = 0.4
+"""Inches of one case's line."""
 
 
 def write_charts(folder: Path, outcomes: Sequence[Outcome]) -> None:
-    """``budget-policies.png`` and ``budget-steps.png``. Raises MissingPackageError, OSError."""
+    """``budget-policies.png``, ``-steps.png`` and ``-promises.png``. Raises MissingPackageError, OSError."""
     (folder / "budget-policies.png").write_bytes(policies_chart(outcomes))
     (folder / "budget-steps.png").write_bytes(steps_chart(outcomes))
+    (folder / "budget-promises.png").write_bytes(promises_chart(outcomes))
 
 
 def policies_chart(outcomes: Sequence[Outcome]) -> bytes:
     """One panel a case, one line a policy: share of the possible gain on the curve planned by, and budgets met."""
-    rows = [list(outcome.rising) for outcome in outcomes]
+    rows = [shown(outcome.rising) for outcome in outcomes]
     with canvas(sum(POLICY_HEIGHT * len(names) + 1.3 for names in rows)) as drawn:
         panels = drawn.figure.subplots(
             len(outcomes), squeeze=False, gridspec_kw={"height_ratios": [len(names) for names in rows]}
@@ -45,11 +49,50 @@ def steps_chart(outcomes: Sequence[Outcome]) -> bytes:
         return drawn.png()
 
 
+def promises_chart(outcomes: Sequence[Outcome]) -> bytes:
+    """By case: how far misses overshot, how often the stated finish held (Wilson, 95%), and what decisions took."""
+    with canvas(3 * (CASE_HEIGHT * len(outcomes) + 1.6)) as drawn:
+        late, held, planning = drawn.figure.subplots(3)
+        for place, outcome in enumerate(outcomes):
+            for name, colour, aside in ((ADAPTIVE, COLOURS[0], -0.15), (ONCE, COLOURS[1], 0.15)):
+                over = planned_scores(outcome)[name].overshoot
+                if over:
+                    _range(late, place + aside, [100 * value for value in over.values()], colour)
+            for each, colour, aside in (
+                (outcome.predictor.adopted, COLOURS[0], -0.15),
+                (outcome.predictor.once, COLOURS[1], 0.15),
+            ):
+                held.plot(each.interval, [place + aside] * 2, color=colour)
+                held.plot([each.rate], [place + aside], "o", color=colour)
+            held.plot([outcome.case.confidence], [place], "|", color=INK, markersize=16)
+            _range(planning, place, [1e3 * value for value in outcome.overhead.values()], COLOURS[0])
+        planning.axvline(1.0, color=INK, linewidth=1, linestyle=":")
+        planning.set_xscale("log")
+        for axes, title, unit in (
+            (late, f"late: {ADAPTIVE} (blue), {ONCE} (red); p50, p95, p99, max", "% of the budget"),
+            (held, "stated finish held: as run (blue), from the start (red)", "share of runs; | asked"),
+            (planning, "decisions: p50, p95, p99, max", "ms"),
+        ):
+            axes.set_title(title, fontsize=12)
+            axes.set_xlabel(unit)
+            axes.set_yticks(range(len(outcomes)), [str(outcome.case) for outcome in outcomes], fontsize=8)
+            axes.set_ylim(len(outcomes) - 0.5, -0.5)
+        return drawn.png()
+
+
+def _range(axes: Any, place: float, values: Sequence[float], colour: str) -> None:
+    """A line through quantiles, with a dot at each."""
+    axes.plot(values, [place] * len(values), "o-", color=colour, markersize=5)
+
+
 def _policies(axes: Any, outcome: Outcome) -> None:
-    scores = outcome.measured if outcome.case.planned_by == "measured" else outcome.rising
-    names = list(scores)
+    scores = planned_scores(outcome)
+    names = shown(scores)
     places = range(len(names))
-    axes.barh(places, [scores[name].share for name in names], 0.6, color=COLOURS[5], label="share of the gain")
+    # Misses are failures, so a share can be far below nothing: the axis ends at 0, as the bars do.
+    axes.barh(
+        places, [max(0.0, scores[name].share) for name in names], 0.6, color=COLOURS[5], label="share of the gain"
+    )
     axes.plot([scores[name].met for name in names], places, "D", color=COLOURS[1], label="budgets met", markersize=6)
     axes.axvline(outcome.case.confidence, color=INK, linewidth=1, linestyle=":")
     axes.set_yticks(list(places), names)

@@ -6,13 +6,14 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from anyflow_rt.benchmarks.budget import sweep
+from anyflow_rt.benchmarks.budget import sweep, tables
 from anyflow_rt.benchmarks.budget.arguments import REAL_REQUESTS, SIMULATED_REQUESTS
 from anyflow_rt.benchmarks.budget.charts import write_charts
+from anyflow_rt.benchmarks.budget.runs import Record
 from anyflow_rt.benchmarks.budget.sweep import Outcome
 from anyflow_rt.benchmarks.measure import Conditions
 from anyflow_rt.benchmarks.results.machine import describe_machine, package_versions, project_commit
@@ -20,10 +21,19 @@ from anyflow_rt.errors import OutputError, UsageError
 from anyflow_rt.sampling.calibration import read_calibration
 from anyflow_rt.sampling.quality import Quality, fit_quality
 
-SCHEMA = 1
+SCHEMA = 2
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """other_cores: that others used meanwhile. parts: of the real machine, see ``real.Measured``."""
+
+    outcome: Outcome
+    other_cores: float | None = None
+    parts: Sequence[Sequence[Record]] = ()
 
 
 def execute(
@@ -31,27 +41,29 @@ def execute(
     say: Say = lambda line: None,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """Run every case; ``say`` gets the tables as they come. Returns the value of ``--json`` and of budget.json.
+    """Run every case; ``say`` gets the tables as they come. Returns the value of ``--json``; budget.json also has the
+    recorded times of every request of the real machine.
 
     Raises UsageError, BusyMachineError, OutputError where the report cannot be written.
     """
     from anyflow_rt.loading import open_bundle
 
-    folder = None if options.report is None else _folder(Path(options.report))
-    bundle = open_bundle(options.bundle, say)
-    quality = fit_quality(read_calibration(bundle.calibration_path, bundle.id))
-    if quality.note:
-        say(quality.note)
     requests = options.requests
     if requests is None:
         requests = SIMULATED_REQUESTS if options.simulated else REAL_REQUESTS
     if requests < 1:
         raise UsageError(f"--requests is {requests}; give at least 1")
-    outcomes: list[tuple[Outcome, float | None]]
+    if options.seed < 0:
+        raise UsageError(f"--seed is {options.seed}; give at least 0")
+    folder = None if options.report is None else _folder(Path(options.report))
+    bundle = open_bundle(options.bundle, say)
+    quality = fit_quality(read_calibration(bundle.calibration_path, bundle.id))
+    if quality.note:
+        say(quality.note)
     if options.simulated:
-        outcomes = [(each, None) for each in _simulate(quality, requests, options.seed, say)]
+        measured = [_Case(each) for each in _simulate(quality, requests, options.seed, say)]
     else:
-        outcomes = _measure(bundle, quality, requests, options, say, progress)
+        measured = _measure(bundle, quality, requests, options, say, progress)
     value = {
         "schema": SCHEMA,
         "machine": asdict(describe_machine()),
@@ -62,13 +74,13 @@ def execute(
         "valid": bool(options.simulated or not options.allow_busy),
         "quality": {"metric": quality.metric, "note": quality.note, "knots": quality.knots},
         "cases": [
-            {**plain, "other_cores": others}
-            for plain, (_, others) in zip(sweep.as_json([each for each, _ in outcomes]), outcomes, strict=True)
+            {"name": str(each.outcome.case), **plain, "other_cores": each.other_cores}
+            for each, plain in zip(measured, tables.as_json([each.outcome for each in measured]), strict=True)
         ],
     }
     answer: dict[str, Any] = _without_nan(value)
     if folder is not None:
-        _write(folder, answer, [each for each, _ in outcomes])
+        _write(folder, answer, measured)
         say(f"report: {folder}")
     return answer
 
@@ -76,14 +88,14 @@ def execute(
 def _simulate(quality: Quality, requests: int, seed: int, say: Say) -> list[Outcome]:
     outcomes = []
     for case in sweep.on_both_curves(sweep.CASES, quality):
-        outcomes.append(sweep.run_case(case, quality, requests=requests, seed=seed, non_uniform=False))
-        say(sweep.table(outcomes[-1:]))
+        outcomes.append(sweep.run_case(case, quality, requests=requests, seed=seed))
+        say(tables.table(outcomes[-1:]))
     return outcomes
 
 
 def _measure(
     bundle: Any, quality: Quality, requests: int, options: argparse.Namespace, say: Say, progress: Progress
-) -> list[tuple[Outcome, float | None]]:
+) -> list[_Case]:
     from anyflow_rt.benchmarks.budget import real
 
     wanted = real.RealOptions(
@@ -95,11 +107,11 @@ def _measure(
     )
     conditions = Conditions(allow_busy=options.allow_busy, say=say)
     found = []
-    for outcome, others in real.run_cases(
+    for each in real.run_cases(
         bundle, quality, wanted, conditions, lambda case, done, total: progress(str(case), done, total)
     ):
-        say(sweep.table([outcome]))
-        found.append((outcome, others))
+        say(tables.table([each.outcome]))
+        found.append(_Case(each.outcome, each.other_cores, each.parts))
     return found
 
 
@@ -111,10 +123,13 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _write(folder: Path, value: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
+def _write(folder: Path, answer: dict[str, Any], measured: Sequence[_Case]) -> None:
+    requests = [{"requests": _without_nan(tables.records_json(each.parts))} if each.parts else {} for each in measured]
+    cases = [{**case, **each} for case, each in zip(answer["cases"], requests, strict=True)]
+    value = {**answer, "cases": cases}
     try:
-        (folder / "budget.json").write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
-        write_charts(folder, outcomes)
+        (folder / "budget.json").write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
+        write_charts(folder, [each.outcome for each in measured])
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror}; give another --report") from error
 

@@ -16,7 +16,8 @@ class Runs:
 
     waited: in the queue before that. values: what the run's path is worth. predicted: the finish stated when the plan
     that was finally run was chosen; first_steps, first_predicted: of the very first decision. finish (n, 32): seconds
-    that 1..32 jumps would have taken, ``known_finish`` makes it from recorded times. overhead: seconds of decisions.
+    that 1..32 jumps would have taken, ``known_finish`` makes it from recorded times; known: the jumps up to which that
+    is exact. place: requests since the profile was as the case says it. overhead: seconds of decisions.
     """
 
     budgets: np.ndarray
@@ -28,6 +29,8 @@ class Runs:
     first_steps: np.ndarray
     first_predicted: np.ndarray
     finish: np.ndarray
+    known: np.ndarray
+    place: np.ndarray
     overhead: np.ndarray
 
     @property
@@ -59,18 +62,23 @@ class Record:
     overhead: tuple[float, ...]
 
 
-def collect(records: Sequence[Record]) -> Runs:
-    """Real runs as ``Runs``. What other numbers of jumps would have taken is ``known_finish``'s estimate."""
+def collect(parts: Sequence[Sequence[Record]]) -> Runs:
+    """Real runs as ``Runs``; each part began with the profile as the case says it. What other numbers of jumps would
+    have taken is ``known_finish``'s estimate."""
+    records = [each for part in parts for each in part]
+    steps = np.array([len(each.jumps) for each in records])
     return Runs(
         budgets=np.array([each.budget for each in records]),
         waited=np.array([each.waited for each in records]),
         seconds=np.array([each.seconds for each in records]),
-        steps=np.array([len(each.jumps) for each in records]),
+        steps=steps,
         values=np.array([each.value for each in records]),
         predicted=np.array([each.predicted for each in records], float),
         first_steps=np.array([each.first_steps for each in records]),
         first_predicted=np.array([each.first_predicted for each in records], float),
         finish=np.array([known_finish(each.before, each.jumps, each.after) for each in records]),
+        known=steps,
+        place=np.concatenate([np.arange(len(part)) for part in parts]),
         overhead=np.array([seconds for each in records for seconds in each.overhead]),
     )
 

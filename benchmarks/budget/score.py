@@ -1,9 +1,8 @@
 """Scores: how often budgets were met, by how much they were missed, and how much of the possible quality was had.
 
 The share of the possible gain is (Q - Q_min) / (Q_oracle - Q_min), means over the requests that the oracle meets: Q the
-quality at the deadline, Q_min that of one jump. It is given twice. In ``share`` a missed request has gained nothing
-(Q = Q_min); in ``share_with_failures`` it is worth ``failure``, as in ``quality``: the stricter of the two wherever
-``failure`` is below Q_min. It says little on a metric whose zero is far below everything the model makes.
+quality at the deadline, Q_min that of one jump. A missed request is a failure, worth less than anything that can be
+made (``failure_value``). ``share_missed_as_one_jump`` is the gentler figure where a miss has only gained nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +28,9 @@ RISING = 1.0 - 1.0 / (np.arange(1, GRID_INTERVALS + 1) + 1.0)
 class Score:
     """Of one policy. Rates and shares are over the requests that the oracle meets; ``hopeless`` counts the others.
 
-    met_interval: Wilson, 95%. overshoot: of the misses, as a share of their budgets. seconds: of all runs.
+    met_interval: Wilson, 95%. quality: at the deadline, misses worth ``failure``. missed: how many of those that the
+    oracle meets; overshoot: of these, as a share of their budgets. seconds: of all runs. estimated: requests whose
+    finish is an estimate, since more jumps are counted than were run.
     """
 
     requests: int
@@ -37,11 +38,23 @@ class Score:
     met: float
     met_interval: tuple[float, float]
     quality: float
+    failure: float
     share: float
-    share_with_failures: float
+    share_missed_as_one_jump: float
+    missed: int
     overshoot: Mapping[str, float]
     seconds: Mapping[str, float]
     steps: Mapping[int, int]
+    estimated: int
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many of ``trials`` did. interval: Wilson, 95%."""
+
+    trials: int
+    rate: float
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -53,8 +66,8 @@ class Predictor:
     """
 
     confidence: float
-    once: float
-    adopted: float
+    once: Rate
+    adopted: Rate
 
 
 def measured_curve(quality: Quality) -> np.ndarray:
@@ -62,17 +75,23 @@ def measured_curve(quality: Quality) -> np.ndarray:
     return np.array([quality.value(quality.cost(even_path(n))) for n in range(1, GRID_INTERVALS + 1)])
 
 
-def score_run(runs: Runs, curve: np.ndarray, *, values: np.ndarray | None = None, failure: float = 0.0) -> Score:
+def failure_value(curve: np.ndarray) -> float:
+    """What a missed request is worth: 0, or, where less is better and values are therefore negative, twice the worst
+    value of ``curve``, so that a miss is never worth more than a video."""
+    return min(0.0, 2.0 * float(curve.min()))
+
+
+def score_run(runs: Runs, curve: np.ndarray, *, values: np.ndarray | None = None) -> Score:
     """The policy that ran. values (n,): what each run's path is worth; None takes ``curve`` of its jumps."""
     quality = curve[runs.steps - 1] if values is None else values
-    return _score(runs, curve, runs.steps, runs.seconds, quality, failure)
+    return _score(runs, curve, runs.steps, runs.seconds, quality)
 
 
-def score_baselines(runs: Runs, curve: np.ndarray, *, failure: float = 0.0) -> dict[str, Score]:
+def score_baselines(runs: Runs, curve: np.ndarray) -> dict[str, Score]:
     """Every baseline on the same requests from the same moments."""
     return {
-        name: _score(runs, curve, steps, baselines.seconds(runs, steps), curve[steps - 1], failure)
-        for name, steps in baselines.every_baseline(runs, curve, failure).items()
+        name: _score(runs, curve, steps, baselines.seconds(runs, steps), curve[steps - 1])
+        for name, steps in baselines.every_baseline(runs, curve, failure_value(curve)).items()
     }
 
 
@@ -81,9 +100,14 @@ def score_predictor(runs: Runs, confidence: float) -> Predictor:
     alone = baselines.seconds(runs, runs.first_steps)
     return Predictor(
         confidence,
-        once=_rate(alone, runs.first_predicted),
-        adopted=_rate(runs.seconds, runs.predicted),
+        once=_stated(alone, runs.first_predicted),
+        adopted=_stated(runs.seconds, runs.predicted),
     )
+
+
+def rate(held: np.ndarray) -> Rate:
+    """Of truth values (n,)."""
+    return Rate(len(held), _mean(held), wilson(int(held.sum()), len(held)))
 
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -102,24 +126,25 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
     return {name: float(np.quantile(values, q)) for name, q in QUANTILES.items()} if len(values) else {}
 
 
-def _score(
-    runs: Runs, curve: np.ndarray, steps: np.ndarray, seconds: np.ndarray, quality: np.ndarray, failure: float
-) -> Score:
-    met = seconds <= runs.budgets
+def _score(runs: Runs, curve: np.ndarray, steps: np.ndarray, seconds: np.ndarray, quality: np.ndarray) -> Score:
+    failure, met = failure_value(curve), seconds <= runs.budgets
     possible = (runs.finish <= runs.budgets[:, None]).any(axis=1) | met
     best = curve[baselines.oracle(runs, curve) - 1]
-    late = ~met & possible
+    late, kept = ~met & possible, rate(met[possible])
     return Score(
         requests=len(met),
         hopeless=int((~possible).sum()),
-        met=_mean(met[possible]),
-        met_interval=wilson(int(met[possible].sum()), int(possible.sum())),
+        met=kept.rate,
+        met_interval=kept.interval,
         quality=_mean(np.where(met, quality, failure)[possible]),
-        share=_share(np.where(met, quality, curve[0]), best, curve[0], possible),
-        share_with_failures=_share(np.where(met, quality, failure), best, curve[0], possible),
+        failure=failure,
+        share=_share(np.where(met, quality, failure), best, curve[0], possible),
+        share_missed_as_one_jump=_share(np.where(met, quality, curve[0]), best, curve[0], possible),
+        missed=int(late.sum()),
         overshoot=quantiles((seconds / runs.budgets - 1.0)[late]),
         seconds=quantiles(seconds),
         steps={int(n): int(count) for n, count in zip(*np.unique(steps, return_counts=True), strict=True)},
+        estimated=int((steps > runs.known).sum()),
     )
 
 
@@ -132,6 +157,6 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
-def _rate(seconds: np.ndarray, predicted: np.ndarray) -> float:
+def _stated(seconds: np.ndarray, predicted: np.ndarray) -> Rate:
     stated = np.isfinite(predicted)
-    return _mean((seconds <= predicted)[stated])
+    return rate((seconds <= predicted)[stated])

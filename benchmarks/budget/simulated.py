@@ -214,6 +214,8 @@ def simulate(
         first_steps=first_steps.astype(int),
         first_predicted=first_predicted,
         finish=place.finish_all(starts, work) - starts[:, None],
+        known=np.full(len(rows), GRID_INTERVALS),
+        place=np.arange(len(rows)),
         overhead=np.array(overhead),
     )
 

@@ -1,10 +1,9 @@
-"""The simulated sweep: every case on the same footing, scored, as a table and as JSON."""
+"""The simulated sweep: every case on the same footing, scored."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,9 +12,11 @@ from anyflow_rt.benchmarks.budget.runs import Runs
 from anyflow_rt.benchmarks.budget.score import (
     RISING,
     Predictor,
+    Rate,
     Score,
     measured_curve,
     quantiles,
+    rate,
     score_baselines,
     score_predictor,
     score_run,
@@ -46,7 +47,9 @@ class Case:
 
     def __str__(self) -> str:
         factor = "" if self.profile_factor == 1.0 else f", profile x{self.profile_factor:g}"
-        return f"{self.machine} at {self.confidence:g}{factor}, {self.planned_by} curve"
+        bursty = ", bursty" if self.arrivals == "bursty" else ""
+        wide = ", budgets 1-4x" if self.budgets == "factor" else ""
+        return f"{self.machine}{bursty}{wide} at {self.confidence:g}{factor}, {self.planned_by} curve"
 
     def quality(self, measured: Quality) -> Quality:
         """What plans are chosen by."""
@@ -68,21 +71,21 @@ CASES = (
 class Outcome:
     """Scores by policy, on the rising curve of step counts and on the quality that was planned with.
 
-    first_met, then_met: of the first ``RECOVERY_RUNS`` requests that the oracle meets, and of as many after them.
-    overhead, longest_wait: seconds of a decision, and in the queue.
+    first_met: among the first ``RECOVERY_RUNS`` requests after the profile was as the case says it, of those that the
+    oracle meets; then_met: among all later ones. overhead, longest_wait: seconds of a decision, and in the queue.
     """
 
     case: Case
     rising: Mapping[str, Score]
     measured: Mapping[str, Score]
     predictor: Predictor
-    first_met: float
-    then_met: float
+    first_met: Rate
+    then_met: Rate
     overhead: Mapping[str, float]
     longest_wait: float
 
 
-def run_case(case: Case, quality: Quality, *, requests: int, seed: int = 0, non_uniform: bool = True) -> Outcome:
+def run_case(case: Case, quality: Quality, *, requests: int, seed: int = 0, non_uniform: bool = False) -> Outcome:
     """Simulate and score one case. The same arguments give the same outcome, but for the overhead."""
     rng = np.random.default_rng(seed)
     costs = simulated.Costs()
@@ -110,8 +113,8 @@ def on_both_curves(cases: Sequence[Case], quality: Quality) -> tuple[Case, ...]:
 def score_case(case: Case, runs: Runs, quality: Quality) -> Outcome:
     """Scores of runs, simulated or real."""
     curve = measured_curve(quality)
-    met = runs.met[(runs.finish <= runs.budgets[:, None]).any(axis=1)]
-    first, then = met[:RECOVERY_RUNS], met[RECOVERY_RUNS : 2 * RECOVERY_RUNS]
+    possible = (runs.finish <= runs.budgets[:, None]).any(axis=1)
+    early = runs.place < RECOVERY_RUNS
     return Outcome(
         case,
         rising={ADAPTIVE: score_run(runs, RISING), **score_baselines(runs, RISING)},
@@ -120,38 +123,8 @@ def score_case(case: Case, runs: Runs, quality: Quality) -> Outcome:
             **score_baselines(runs, curve),
         },
         predictor=score_predictor(runs, case.confidence),
-        first_met=float(np.mean(first)) if len(first) else float("nan"),
-        then_met=float(np.mean(then)) if len(then) else float("nan"),
+        first_met=rate(runs.met[possible & early]),
+        then_met=rate(runs.met[possible & ~early]),
         overhead=quantiles(runs.overhead),
         longest_wait=float(runs.waited.max()),
     )
-
-
-def table(outcomes: Sequence[Outcome]) -> str:
-    """For reading: one block a case, one line a policy."""
-    lines = []
-    for each in outcomes:
-        case = each.case
-        lines.append(
-            f"{case.machine}, confidence {case.confidence}, {case.arrivals} arrivals, budgets by {case.budgets}, "
-            f"profile x{case.profile_factor:g}, planned by the {case.planned_by} curve: "
-            f"{each.rising[ADAPTIVE].requests} requests, {each.rising[ADAPTIVE].hopeless} that nothing meets"
-        )
-        lines.append(f"  {'policy':14}{'met':>8}  {'interval':18}{'share':>7}{'rising':>8}{'p99 s':>9}")
-        for name, score in each.measured.items():
-            low, high = score.met_interval
-            lines.append(
-                f"  {name:14}{score.met:8.4f}  {low:.4f} to {high:.4f}  {score.share:7.3f}"
-                f"{each.rising[name].share:8.3f}{score.seconds['p99']:9.3f}"
-            )
-        lines.append(
-            f"  stated finish held: {each.predictor.once:.4f} kept from the start, {each.predictor.adopted:.4f} as "
-            f"run; met among the first {RECOVERY_RUNS}: {each.first_met:.2f}, the next: {each.then_met:.2f}; decisions "
-            f"p99 {each.overhead['p99'] * 1e6:.0f} us; longest wait {each.longest_wait:.2f} s"
-        )
-    return "\n".join(lines)
-
-
-def as_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Every value, for machines."""
-    return [asdict(each) for each in outcomes]
