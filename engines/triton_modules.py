@@ -35,8 +35,8 @@ class TritonDenoiser(nn.Module):
         assert isinstance(denoiser, transformer.Denoiser)
         self.dtype = denoiser.head.weight.dtype
         self.patch, self.eps = denoiser.patch, denoiser.eps
-        self.patch_weight = nn.Parameter(denoiser.patch_weight.flatten(1).to(self.dtype), requires_grad=False)
-        self.patch_bias = nn.Parameter(denoiser.patch_bias.to(self.dtype), requires_grad=False)
+        self.patch_weight = nn.Parameter(denoiser.patches.weight.flatten(1).to(self.dtype), requires_grad=False)
+        self.patch_bias = nn.Parameter(denoiser.patches.bias.to(self.dtype), requires_grad=False)
         self.scale_shift_table = nn.Parameter(denoiser.scale_shift_table[0], requires_grad=False)
         self.blocks = nn.ModuleList(TritonBlock(block, attention) for block in denoiser.blocks)
         self.head = denoiser.head

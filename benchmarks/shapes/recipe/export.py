@@ -14,6 +14,8 @@ from anyflow_rt.benchmarks.shapes.recipe.state import StageState, work_directory
 from anyflow_rt.benchmarks.shapes.recipe.text import new_text_encoder, new_tokenizer
 from anyflow_rt.benchmarks.shapes.recipe.transformer import TIME_SHIFT, TIME_UNITS, new_transformer
 from anyflow_rt.benchmarks.shapes.recipe.vae import load_vae
+from anyflow_rt.benchmarks.shapes.world import FRAME_SIZE, NUM_FRAMES
+from anyflow_rt.defaults import FILE_NAME
 from anyflow_rt.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from diffusers import AnyFlowTransformer3DModel
     from transformers import UMT5EncoderModel
 
+FRAME_RATE = 8
 DENOISER_STAGES = ("on_policy", "flow_map", "teacher")
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 
@@ -80,10 +83,12 @@ def save_pipeline(
     # The class's name in transformers 4 as well as 5.
     _edit_json(directory / "tokenizer" / "tokenizer_config.json", tokenizer_class=TOKENIZER_CLASS)
     _edit_json(directory / "model_index.json", tokenizer=["transformers", TOKENIZER_CLASS])
+    size = {"num_frames": NUM_FRAMES, "height": FRAME_SIZE, "width": FRAME_SIZE, "fps": FRAME_RATE}
+    (directory / FILE_NAME).write_text(json.dumps(size) + "\n")
     for path in directory.rglob("*.safetensors"):
         path.chmod(0o644)
-    size = sum(path.stat().st_size for path in directory.rglob("*.safetensors"))
-    print(f"{directory}: denoiser of stage {name}, {size / 1e6:.1f} MB of weights")
+    total = sum(path.stat().st_size for path in directory.rglob("*.safetensors"))
+    print(f"{directory}: denoiser of stage {name}, {total / 1e6:.1f} MB of weights")
 
 
 def _edit_json(path: Path, **changes: object) -> None:
