@@ -1,4 +1,4 @@
-"""The quality of a sweep: metrics that load networks get many videos at a time, and an interrupt costs one such batch."""
+"""The quality of a sweep: metrics that load networks get many videos at a time; an interrupt costs one such batch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.sweeps import silent_tally
 
 from anyflow_rt.benchmarks.metrics.contract import Clip, Metric, ScoreKind, Scores
 from anyflow_rt.benchmarks.sweep.journal import NAME, Journal
 from anyflow_rt.benchmarks.sweep.options import SweepOptions
 from anyflow_rt.benchmarks.sweep.quality import BATCH, measure_quality
-from anyflow_rt.benchmarks.sweep.tally import Tally
 
 PROMPTS = tuple(f"prompt {number}" for number in range(BATCH + 3))
-
-
-class Silent:
-    def update(self, done: int, total: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Level(Metric):
@@ -50,8 +44,8 @@ def test_many_at_once_and_on_after_an_interrupt(tmp_path: Path) -> None:
 
     def measure(many: Level, resume: bool) -> dict[tuple[str, str, int, int], float]:
         with Journal(tmp_path / NAME, {}, resume=resume) as journal:
-            tally = Tally(journal, lambda line: None, lambda kind: Silent())
-            scores, _, _ = measure_quality(options, [Level("one", at_once=False), many], frames, tally)
+            singly = Level("one", at_once=False)
+            scores, _, _ = measure_quality(options, [singly, many], frames, silent_tally(journal))
         return {(each.metric, each.prompt, each.seed, each.steps): each.score for each in scores}
 
     stopped = Level("many", at_once=True, fails_at=3)
