@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.bundles import random_bundle
 from support.checkpoints import CONFIGURATIONS
+from support.sweeps import silent_tally
 
 import anyflow_rt
 from anyflow_rt.benchmarks import ceiling, measure, peers
@@ -24,16 +25,10 @@ from anyflow_rt.errors import MissingPackageError
 CONFIGURATION = next(name for name in CONFIGURATIONS if name != "base")
 
 
-class Silent:
-    def update(self, done: int, total: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
 @pytest.fixture
 def tally(tmp_path: Path) -> Iterator[Tally]:
     with Journal(tmp_path / NAME, {}, resume=False) as journal:
-        yield Tally(journal, lambda line: None, lambda kind: Silent())
+        yield silent_tally(journal)
 
 
 def test_a_way_of_diffusers_that_makes_other_videos_is_not_timed(

@@ -84,6 +84,8 @@ class Metric(ABC):
     scores: tuple[ScoreKind, ...]
     set_scores: tuple[ScoreKind, ...] = ()
     needs_reference: bool = False
+    at_once: bool = False
+    """Whether it loads networks for every ``score_many``, so that a sweep gives it many videos at a time."""
 
     @property
     def headline(self) -> ScoreKind:

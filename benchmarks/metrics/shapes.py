@@ -60,7 +60,7 @@ class Shapes(Metric):
             "px",
             False,
             "distance from the nearest path the caption allows, at most 32",
-            "place error",
+            "position error",
         ),
         ScoreKind(
             "speed_error",

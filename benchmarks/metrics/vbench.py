@@ -56,6 +56,7 @@ class VBench(Metric):
     """VBench's dimensions, the first of them the headline. ``fps`` counts for dynamic_degree, which samples by time."""
 
     name = "vbench"
+    at_once = True
 
     def __init__(self, dimensions: Sequence[str] = DEFAULT_DIMENSIONS, fps: float = FRAMES_PER_SECOND) -> None:
         odd = [name for name in dimensions if name not in WEIGHTS]
@@ -78,7 +79,7 @@ class VBench(Metric):
             ) from error
         if missing:
             purpose = f"the vbench metric, run by {interpreter} (ANYFLOW_RT_VBENCH_PYTHON names another python),"
-            raise MissingPackageError("vbench", None, purpose)
+            raise MissingPackageError("vbench", "vbench", purpose)
         cache = _cache()
         lacking = [file for name in self.dimensions for file in WEIGHTS[name] if not (cache / file).exists()]
         if lacking:

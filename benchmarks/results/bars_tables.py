@@ -5,7 +5,7 @@ from __future__ import annotations
 from anyflow_rt.benchmarks.results.bars import FEWEST_PAIRS
 from anyflow_rt.benchmarks.results.summary import Summary
 from anyflow_rt.benchmarks.results.tables import Table
-from anyflow_rt.benchmarks.results.wording import bounds_text, change_text, interval_text, metric_label, shown
+from anyflow_rt.benchmarks.results.wording import bounds_text, change_text, interval_text, short_name, shown
 
 
 def against_tables(summary: Summary) -> tuple[Table, ...]:
@@ -13,7 +13,7 @@ def against_tables(summary: Summary) -> tuple[Table, ...]:
     first = summary.headline[0].series if summary.headline else ""
     return tuple(
         Table(
-            f"{metric_label(each.metric)}: {first} less {each.series} at {each.steps} steps, pair by pair; "
+            f"{short_name(each.metric)}: {first} less {each.series} at {each.steps} steps, pair by pair; "
             "each interval at 95% on its own",
             (f"steps of {first}", "difference", "interval", "videos", ""),
             tuple(
@@ -36,7 +36,7 @@ def falls_sentences(summary: Summary) -> tuple[str, ...]:
     """Whether more steps ever cost quality, and whether there are videos enough to say so."""
     found, sentences = summary.falls, []
     if found is not None:
-        name = f"{metric_label(found.metric)} of {found.series}"
+        name = f"{short_name(found.metric)} of {found.series}"
         ends = f"from {found.steps[0]} to {found.steps[-1]} steps"
         how = f"{found.compared} comparisons on {found.videos} videos, all together at 95%"
         for each in found.significant:

@@ -25,6 +25,11 @@ def metric_title(metric: Metric) -> str:
     return f"{metric.title} ({metric_name(metric)})" if metric.title else metric_name(metric)
 
 
+def short_name(metric: Metric) -> str:
+    """For a sentence, with the unit that its figures are in where that is percent."""
+    return f"{metric.title or metric_name(metric)}{' (%)' if metric.share else ''}"
+
+
 def metric_label(metric: Metric, separator: str = " ") -> str:
     """With its unit and which way is better, where one is."""
     name = metric.title or metric_name(metric)

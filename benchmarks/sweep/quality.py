@@ -7,13 +7,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from anyflow_rt.benchmarks.metrics.contract import Clip, Metric, Reference, SetItem
+from anyflow_rt.benchmarks.metrics.contract import Clip, Metric, Reference, Scores, SetItem
 from anyflow_rt.benchmarks.results.describe import score_name
 from anyflow_rt.benchmarks.results.values import Features, Score, SetScore
 from anyflow_rt.benchmarks.sweep.journal import Key
 from anyflow_rt.benchmarks.sweep.options import SweepOptions
 from anyflow_rt.benchmarks.sweep.tally import Tally
 
+BATCH = 16
+"""Videos held at once for a metric that takes many."""
 Generate = Callable[[str, int, int], np.ndarray]
 """prompt, seed, steps -> frames uint8 (T, H, W, 3)."""
 
@@ -28,18 +30,23 @@ def measure_quality(
         steps = options.reference_steps
         return Reference(steps, generate(prompt, seed, steps), generate(prompt, seed, 2 * steps))
 
+    one_by_one = [metric for metric in metrics if not metric.at_once]
+
     def measure(key: Key) -> dict[str, list[object]]:
         prompt, seed, steps = key
         frames = generate(prompt, seed, steps)
         found: dict[str, list[object]] = {}
-        for metric in metrics:
+        for metric in one_by_one:
             clip = Clip(frames, prompt, seed, reference(prompt, seed) if metric.needs_reference else None)
-            scores = metric.score_many([clip])[0]
-            found[metric.name] = [dict(scores.values), list(scores.features)]
+            found[metric.name] = _plain(metric.score_many([clip])[0])
         return found
 
     keys = [(prompt, seed, steps) for prompt, seed in options.videos() for steps in options.steps]
-    measured = tally.each("quality", keys, measure)
+    measured = tally.each("quality", keys, measure) if one_by_one else {key: {} for key in keys}
+    for metric in metrics:
+        if metric.at_once:
+            for key, found in _batches(options, metric, generate, tally).items():
+                measured[key] = measured[key] | {metric.name: found}
     scores = tuple(
         Score(score_name(name, kind), prompt, seed, steps, value, options.series)
         for (prompt, seed, steps), by_metric in measured.items()
@@ -53,6 +60,29 @@ def measure_quality(
         if values
     )
     return scores, features, tuple(_set_scores(options, metrics, features))
+
+
+def _plain(scores: Scores) -> list[object]:
+    """As the journal keeps it."""
+    return [dict(scores.values), list(scores.features)]
+
+
+def _batches(options: SweepOptions, metric: Metric, generate: Generate, tally: Tally) -> dict[Key, list[object]]:
+    """What a metric that loads networks says, ``BATCH`` videos of one number of steps at a time, made again for it."""
+    videos = options.videos()
+
+    def measure(key: Key) -> list[list[object]]:
+        _, steps, start = key
+        chosen = videos[start : start + BATCH]
+        clips = [Clip(generate(prompt, seed, steps), prompt, seed) for prompt, seed in chosen]
+        return [_plain(found) for found in metric.score_many(clips)]
+
+    keys = [(metric.name, steps, start) for steps in options.steps for start in range(0, len(videos), BATCH)]
+    return {
+        (*video, steps): found
+        for (_, steps, start), batch in tally.each("quality, many at once", keys, measure).items()
+        for video, found in zip(videos[start : start + BATCH], batch, strict=True)
+    }
 
 
 def _set_scores(options: SweepOptions, metrics: Sequence[Metric], features: Sequence[Features]) -> list[SetScore]:
