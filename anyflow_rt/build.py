@@ -94,6 +94,9 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
     _bring_calibration(checkpoint, bundle, report)
     if _wants(options.calibrate, small and bool(wanted)):
         _calibrate(bundle, engine, precision, size, report)
+    elif changed and options.calibrate is None:
+        why = "nothing was compiled" if not wanted else f"the checkpoint is of {SMALL >> 30} GiB or more"
+        report(f"latencies were not measured, as {why}: before a budget, anyflow-rt calibrate --bundle {bundle.path}")
     compiled = tuple(f"cpu {engine} {each}" for each in wanted)
     return BuildReport(bundle.path, bundle.id, changed, exported, compiled, parity, time.perf_counter() - start)
 
@@ -163,7 +166,8 @@ def _calibrate(bundle: Bundle, engine: str, precision: str, size: VideoSize, rep
     """Measure latencies for a few seconds. A profile that cannot be written is said, and no reason to fail."""
     from anyflow_rt.calibrate import CalibrateOptions, calibrate
 
-    quick = CalibrateOptions(steps=(1, 2, 4, 8), rounds=3, openings=2, seconds=3.0, size=size)
+    other = None if size == bundle.defaults.size else size
+    quick = CalibrateOptions(steps=(1, 2, 4, 8), rounds=3, openings=2, seconds=3.0, size=other)
     try:
         found = calibrate(bundle, quick, engine=engine, precision=precision, report=report)
     except OutputError as error:

@@ -26,7 +26,6 @@ from anyflow_rt.result import Result, Seconds
 from anyflow_rt.sampling.callbacks import ON_PREVIEW, ON_STEP
 from anyflow_rt.sampling.executor import Jumped, OnStep, Sampling, run_jumps
 from anyflow_rt.sampling.guide import Guide, PlanGuide
-from anyflow_rt.sampling.latency import Setting
 from anyflow_rt.sampling.recorder import StageObserver
 
 if TYPE_CHECKING:
@@ -90,15 +89,7 @@ class Generation:
         self._draft_decoded = self._arrived = 0.0
         self._decodes = output != "latents"
         self._jumped: Jumped | None = None
-        self._setting = Setting(
-            loaded.engine,
-            loaded.precision,
-            request.size.num_frames,
-            request.size.height,
-            request.size.width,
-            request.videos,
-            request.negative_prompts is not None,
-        )
+        self._setting = request.setting(loaded.engine, loaded.precision)
         self._observer, self._budgeted = self._begin(encode=output == "file")
         self._begun = time.perf_counter()
 
@@ -186,11 +177,13 @@ class Generation:
         loaded, budget = self._loaded, self._request.budget
         if budget is None:
             return loaded.latencies.begin(self._setting, decode=self._decodes, encode=encode), None
+        start = time.perf_counter()
         from anyflow_rt.budget import BudgetedRun
 
         forecaster = loaded.latencies.begin_forecast(self._setting, decode=self._decodes, encode=encode)
-        shift = loaded.bundle.architecture.scheduler.shift
-        return forecaster, BudgetedRun(budget, forecaster, loaded.tables, shift, self._started_at, self._callbacks)
+        shift, tables = loaded.bundle.architecture.scheduler.shift, loaded.tables
+        preparing = time.perf_counter() - start
+        return forecaster, BudgetedRun(budget, forecaster, tables, shift, self._started_at, self._callbacks, preparing)
 
     def _guide(self) -> Guide:
         if self._budgeted is not None:
