@@ -55,8 +55,10 @@ class BudgetedRun:
         shift: float,
         start: float,
         callbacks: CallbackTimes,
+        preparing: float,
     ) -> None:
         """start: the ``time.perf_counter`` that the budget counts from. callbacks: what the caller's functions take.
+        preparing: seconds that making ``forecaster`` and ``tables`` took.
 
         Raises BudgetError where the budget is strict and cannot be met.
         """
@@ -66,9 +68,9 @@ class BudgetedRun:
         if rest is not None:
             rest += least * callbacks.seconds(ON_STEP, budget.confidence)
         self._budget, self._forecaster, self._tables, self._shift = budget, forecaster, tables, shift
-        self._callbacks = callbacks
+        self._callbacks, self._preparing = callbacks, preparing
         if budget.strict:
-            _refuse_too_small(budget, elapsed, rest)
+            refuse_too_small(budget, elapsed, rest)
         smallest = None if rest is None else elapsed + rest
         self._begun = _Start(start, smallest, tuple(self._notes(smallest)))
         self._controller: Controller | None = None
@@ -111,6 +113,7 @@ class BudgetedRun:
             predicted=self._controller.predicted,
             planned_steps=len(first.path) - 1,
             smallest=self._begun.smallest,
+            preparing=self._preparing,
             planning=tuple(self._guide.planning),
             notes=self._begun.notes,
         )
@@ -130,7 +133,9 @@ class BudgetedRun:
         return notes
 
 
-def _refuse_too_small(budget: Budget, elapsed: float, rest: float | None) -> None:
+def refuse_too_small(budget: Budget, elapsed: float, rest: float | None) -> None:
+    """elapsed: seconds since the start. rest: that a run stays within from now, None where nothing is known. Raises
+    BudgetError where both together are more than the budget."""
     if budget.seconds >= elapsed + (rest or 0.0):
         return
     if rest is None:

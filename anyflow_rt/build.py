@@ -100,6 +100,13 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
     _bring_calibration(checkpoint, bundle, report)
     if _wants(options.calibrate, small and compiled_here):
         _calibrate(bundle, engine, precision, size, report)
+    elif changed and options.calibrate is None:
+        why = (
+            "nothing was compiled for this machine"
+            if not compiled_here
+            else f"the checkpoint is of {SMALL >> 30} GiB or more"
+        )
+        report(f"latencies were not measured, as {why}: before a budget, anyflow-rt calibrate --bundle {bundle.path}")
     compiled = tuple(str(each) for each in wanted)
     return BuildReport(bundle.path, bundle.id, changed, exported, compiled, parity, time.perf_counter() - start)
 
@@ -184,7 +191,8 @@ def _calibrate(bundle: Bundle, engine: str, precision: str, size: VideoSize, rep
     """Measure latencies for a few seconds. A profile that cannot be written is said, and no reason to fail."""
     from anyflow_rt.calibrate import CalibrateOptions, calibrate
 
-    quick = CalibrateOptions(steps=(1, 2, 4, 8), rounds=3, openings=2, seconds=3.0, size=size)
+    other = None if size == bundle.defaults.size else size
+    quick = CalibrateOptions(steps=(1, 2, 4, 8), rounds=3, openings=2, seconds=3.0, size=other)
     try:
         found = calibrate(bundle, quick, engine=engine, precision=precision, report=report)
     except OutputError as error:

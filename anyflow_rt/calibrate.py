@@ -32,7 +32,8 @@ Report = Callable[[str], object]
 @dataclass(frozen=True)
 class CalibrateOptions:
     """steps: of the runs of one round. rounds: at most so many, none begins after ``seconds``, but one always runs.
-    openings: runs that open their engines first. size None: the bundle's default video."""
+    openings: runs that open their engines first. size None: the bundle's default video, on engines made for it; other
+    sizes run on engines made for none, as ``anyflow-rt run`` opens them."""
 
     steps: Sequence[int] = (1, 2, 4, 8, 16)
     rounds: int = 8
@@ -93,9 +94,10 @@ def calibrate(
     """
     wanted, start = options or CalibrateOptions(), time.perf_counter()
     size = bundle.defaults.size if wanted.size is None else wanted.size
+    specialize = wanted.size is None
     with tempfile.TemporaryDirectory(prefix="anyflow-rt-calibrate-") as folder:
         place = Path(folder) / "out.mp4"
-        with Runtime(bundle, engine=engine, precision=precision, specialize=size) as runtime:
+        with Runtime(bundle, engine=engine, precision=precision, specialize=specialize) as runtime:
             runtime.wait()
             store = runtime.latencies.store()
             setting = Setting(runtime.engine, runtime.precision, size.num_frames, size.height, size.width)
@@ -110,7 +112,7 @@ def calibrate(
             if index and time.perf_counter() - start > wanted.seconds:
                 break
             report(f"measuring a run that opens its engines ({index + 1} of {wanted.openings})")
-            with Runtime(bundle, engine=engine, precision=precision, specialize=size, single_use=True) as runtime:
+            with Runtime(bundle, engine=engine, precision=precision, specialize=specialize, single_use=True) as runtime:
                 _run(runtime, place, 2, size)
     history = store.load().history(setting)
     return Calibrated(

@@ -59,7 +59,7 @@ class Components:
         record: EngineRecord | None = None,
     ) -> None:
         self.seconds_waited = 0.0
-        self._closed = False
+        self.closed = False
         self._single_use = single_use
         self._bundle, self._engine, self._precision, self._cache_dir = bundle, engine, precision, cache_dir
         self._record = record
@@ -85,7 +85,7 @@ class Components:
 
     def check_open(self) -> None:
         """Raise UsageError after ``close``."""
-        if self._closed:
+        if self.closed:
             raise UsageError("this runtime is closed; open the bundle again with anyflow_rt.load")
 
     def finish_stage(self, last: str) -> None:
@@ -103,15 +103,15 @@ class Components:
         for name in list(self._futures):
             self.get(name)
 
-    def close(self) -> None:
-        """Release every engine; those not yet open are not opened. A second call does nothing."""
-        self._closed = True
+    def close(self, *, wait: bool = True) -> None:
+        """Release every engine; those not yet open are not opened. A second call does nothing.
+
+        wait: for those that are just being opened; otherwise they are released as soon as they are.
+        """
+        self.closed = True
+        self._pool.shutdown(wait=wait, cancel_futures=True)
         for future in self._futures.values():
-            future.cancel()
-        self._pool.shutdown(wait=True)
-        for future in self._futures.values():
-            if not future.cancelled() and future.exception() is None:
-                future.result().close()
+            future.add_done_callback(_release)
 
     def _begin(self, stage: Sequence[str]) -> None:
         for name in stage:
@@ -129,3 +129,8 @@ class Components:
                 usual_shapes=self._shapes.get(name, ()),
                 model_hash=self._bundle.component_hash(name),
             )
+
+
+def _release(opened: Future[Engine]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result().close()

@@ -29,7 +29,6 @@ from anyflow_rt.sampling.callbacks import ON_PREVIEW, ON_STEP
 from anyflow_rt.sampling.chunked import Chunk, run_chunks
 from anyflow_rt.sampling.executor import Jumped, OnStep, Sampling, Step, run_jumps
 from anyflow_rt.sampling.guide import Guide, PlanGuide
-from anyflow_rt.sampling.latency import Setting
 from anyflow_rt.sampling.recorder import StageObserver
 
 if TYPE_CHECKING:
@@ -102,15 +101,7 @@ class Generation:
         self._jumped: Jumped | None = None
         self._kept: list[Chunk] = []
         self._chunks: tuple[ChunkReport, ...] = ()
-        self._setting = Setting(
-            loaded.engine,
-            loaded.precision,
-            request.size.num_frames,
-            request.size.height,
-            request.size.width,
-            request.videos,
-            request.negative_prompts is not None,
-        )
+        self._setting = request.setting(loaded.engine, loaded.precision)
         self._observer, self._budgeted = self._begin(encode=output == "file")
         self._begun = time.perf_counter()
 
@@ -277,11 +268,13 @@ class Generation:
         loaded, budget = self._loaded, self._request.budget
         if budget is None:
             return loaded.latencies.begin(self._setting, decode=self._decodes, encode=encode), None
+        start = time.perf_counter()
         from anyflow_rt.budget import BudgetedRun
 
         forecaster = loaded.latencies.begin_forecast(self._setting, decode=self._decodes, encode=encode)
-        shift = loaded.bundle.architecture.scheduler.shift
-        return forecaster, BudgetedRun(budget, forecaster, loaded.tables, shift, self._started_at, self._callbacks)
+        shift, tables = loaded.bundle.architecture.scheduler.shift, loaded.tables
+        preparing = time.perf_counter() - start
+        return forecaster, BudgetedRun(budget, forecaster, tables, shift, self._started_at, self._callbacks, preparing)
 
     def _guide(self) -> Guide:
         if self._budgeted is not None:

@@ -8,6 +8,7 @@ once a minute in between, by a thread.
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 import time
 import weakref
@@ -28,11 +29,13 @@ MAX_FORECASTERS = 16
 
 
 def profile_store(bundle_id: str, engine: str) -> LatencyStore:
-    """The profile of a bundle on this machine. Each engine has its own, which another version of it discards."""
+    """The profile of a bundle on this machine. Each engine on each number of cores that a process may use has its own,
+    which another version of the engine discards."""
     from anyflow_rt.sampling.latency_store import Identity, LatencyStore, this_machine
 
     version = str(importlib.import_module(engine).__version__)
-    return LatencyStore(Identity(bundle_id, f"{DEVICE}-{engine}", this_machine(), ((engine, version),)))
+    device = f"{DEVICE}-{len(os.sched_getaffinity(0))}-{engine}"
+    return LatencyStore(Identity(bundle_id, device, this_machine(), ((engine, version),)))
 
 
 class Latencies:

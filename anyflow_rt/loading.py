@@ -63,10 +63,15 @@ def open_bundle(bundle: str | Path | None = None, report: Report = logger.warnin
     return Bundle.open(_shapes_bundle(report) if bundle is None else bundle)
 
 
+def shapes_bundle_is_built() -> bool:
+    """Whether ``open_bundle(None)`` opens what is there."""
+    return _is_current(default_bundle_path(SHAPES_CHECKPOINT))
+
+
 def _shapes_bundle(report: Report) -> Path:
     """Where the shapes checkpoint's bundle is, after making it where it is not there or of an earlier version."""
     path = default_bundle_path(SHAPES_CHECKPOINT)
-    if not _is_current(path):
+    if not shapes_bundle_is_built():
         from anyflow_rt.build import build, require_packages
         from anyflow_rt.build_plan import BuildOptions
 

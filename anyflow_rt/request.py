@@ -16,6 +16,7 @@ from anyflow_rt.input.source import Source, make_source
 from anyflow_rt.noise import check_seed, check_seeds
 from anyflow_rt.preview import check_preview_after
 from anyflow_rt.prompt import check_sequence_length, clean_prompts
+from anyflow_rt.sampling.latency import Setting
 from anyflow_rt.sampling.limits import Budget, Limits, check_budget, check_confidence
 from anyflow_rt.sampling.schedule import Plan, check_steps, uniform_plan
 
@@ -26,6 +27,15 @@ NOT_OPTIONS = ("prompt", "default_size", "shift")
 """Parameters of ``make_request`` that are not a caller's options."""
 MAX_VIDEOS = 4096
 """Of one call. Far more than memory holds; it keeps a mistyped count from filling the memory with file names."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How far a run goes: either within a budget or, where that is None, in so many ``steps``."""
+
+    budget: Budget | None
+    steps: int | None
+    preview_after: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,11 @@ class Request:
     def videos(self) -> int:
         """Videos made by the call, prompt-major."""
         return len(self.prompts) * self.num_videos
+
+    def setting(self, engine: str, precision: str) -> Setting:
+        """What its times depend on."""
+        size, guided = self.size, self.negative_prompts is not None
+        return Setting(engine, precision, size.num_frames, size.height, size.width, self.videos, guided)
 
 
 def make_request(
@@ -87,18 +102,15 @@ def make_request(
     Like the reference, guidance is on only above 1, and one negative prompt (default: the empty text) serves all.
     With a budget, ``steps`` and ``max_steps`` are both ceilings.
     """
-    least, most = check_steps(min_steps, "min_steps"), check_steps(max_steps, "max_steps")
-    if least > most:
-        raise UsageError(f"min_steps {least} is above max_steps {most}; give a smaller one, or a larger max_steps")
-    limits = Limits(preview_after=check_preview_after(preview_after))
-    sure = check_confidence(confidence)
-    kept = None
-    if not isinstance(strict_budget, bool):
-        raise UsageError(f"strict_budget is {strict_budget!r}; give True, to refuse what cannot be met, or False")
-    if budget is not None:
-        kept = Budget(check_budget(budget), sure, strict_budget, _within(limits, steps, least, most))
-    elif strict_budget:
-        raise UsageError("strict_budget is about a budget, and none is given; give budget, or leave strict_budget out")
+    pace = check_pace(
+        steps=steps,
+        budget=budget,
+        confidence=confidence,
+        strict_budget=strict_budget,
+        min_steps=min_steps,
+        max_steps=max_steps,
+        preview_after=preview_after,
+    )
     if not isinstance(mean_velocity, bool):
         raise UsageError(f"mean_velocity is {mean_velocity!r}; give True, or False for plain Euler steps")
     prompts = tuple(clean_prompts(prompt))
@@ -108,9 +120,9 @@ def make_request(
     return Request(
         prompts=prompts,
         negative_prompts=_negatives(negative_prompt, len(prompts)) if _guidance(guidance_scale) > 1 else None,
-        plan=uniform_plan(_steps(steps, least, most), shift) if kept is None else None,
-        budget=kept,
-        preview_after=limits.preview_after,
+        plan=None if pace.steps is None else uniform_plan(pace.steps, shift),
+        budget=pace.budget,
+        preview_after=pace.preview_after,
         seed=tuple(check_seeds(seed, videos)) if isinstance(seed, list | tuple) else check_seed(seed),
         size=VideoSize(
             num_frames=default_size.num_frames if num_frames is None else num_frames,
@@ -125,9 +137,44 @@ def make_request(
     )
 
 
+def check_pace(
+    *,
+    steps: int | None = None,
+    budget: float | None = None,
+    confidence: float = 0.95,
+    strict_budget: bool = False,
+    min_steps: int = 1,
+    max_steps: int = DEFAULT_MAX_STEPS,
+    preview_after: Sequence[int] = (),
+) -> Pace:
+    """The options that say how far a run goes; they need no bundle. Raises UsageError as ``make_request`` does."""
+    least, most = check_steps(min_steps, "min_steps"), check_steps(max_steps, "max_steps")
+    if least > most == DEFAULT_MAX_STEPS and budget is not None:
+        raise UsageError(f"min_steps is {least}; runs with a budget take at most {DEFAULT_MAX_STEPS} steps")
+    if least > most:
+        raise UsageError(f"min_steps {least} is above max_steps {most}; give a smaller one, or a larger max_steps")
+    limits = Limits(preview_after=check_preview_after(preview_after))
+    sure = check_confidence(confidence)
+    if not isinstance(strict_budget, bool):
+        raise UsageError(f"strict_budget is {strict_budget!r}; give True, to refuse what cannot be met, or False")
+    if budget is None:
+        if strict_budget:
+            raise UsageError(
+                "strict_budget is about a budget, and none is given; give budget, or leave strict_budget out"
+            )
+        return Pace(None, _steps(steps, least, most), limits.preview_after)
+    seconds = check_budget(budget)
+    return Pace(Budget(seconds, sure, strict_budget, _within(limits, steps, least, most)), None, limits.preview_after)
+
+
+def option_names() -> list[str]:
+    """Of ``make_request``, as far as they are a caller's."""
+    return [name for name in inspect.signature(make_request).parameters if name not in NOT_OPTIONS]
+
+
 def check_names(names: Iterable[str], caller: str) -> None:
     """Raise UsageError for the names that are no options of ``make_request``."""
-    options = [name for name in inspect.signature(make_request).parameters if name not in NOT_OPTIONS]
+    options = option_names()
     unknown = [name for name in names if name not in options]
     if unknown:
         raise UsageError(f"{caller} has no option {', '.join(unknown)}; its options are {', '.join(options)}")

@@ -41,7 +41,8 @@ class BudgetReport:
     seconds, confidence: as asked. taken: until the frames, or the finished file, were there; met: within the budget.
     predicted: the finish stated, at that confidence, when the plan that was finally run was chosen; None where no jump
     had been measured. planned_steps: of the first plan. smallest: the smallest budget that would have done, as known
-    at the start. planning: seconds of each decision. notes: what the plan had to assume, for people.
+    at the start. preparing: seconds, within the budget, that reading the profile and making forecasts and tables took;
+    a first run's are the most. planning: seconds of each decision. notes: what the plan had to assume, for people.
     """
 
     seconds: float
@@ -51,6 +52,7 @@ class BudgetReport:
     predicted: float | None
     planned_steps: int
     smallest: float | None
+    preparing: float
     planning: tuple[float, ...]
     notes: tuple[str, ...]
 

@@ -358,8 +358,9 @@ class Runtime:
         self.latencies.opening = False
 
     def close(self) -> None:
-        """Release the engines, and keep what runs took in this machine's latency profile."""
-        self._components.close()
+        """Release the engines, and keep what runs took in this machine's latency profile; once."""
+        if not self._components.closed:
+            self._components.close()
         self.latencies.close()
 
     def __enter__(self) -> Self:
@@ -369,8 +370,10 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            # Who waits for an error, or for the end after Ctrl-C, is not to wait for the profile or read of it.
+            # Who waits for an error, or for the end after Ctrl-C, is to wait neither for engines that are being opened
+            # nor for the profile, and not to read of it.
             self.latencies.abandon()
+            self._components.close(wait=False)
         self.close()
 
     def _request(self, prompt: str | Sequence[str], output: str, **options: Any) -> Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,8 +83,8 @@ def test_run_with_a_budget(
     found = answer(capsys, run(bundle, path, "--budget", "0.3"))
     budget = found["budget"]
     assert list(budget) == [
-        "seconds", "confidence", "met", "taken", "predicted", "planned_steps", "smallest", "planning", "notes",
-        "decisions",
+        "seconds", "confidence", "met", "taken", "predicted", "planned_steps", "smallest", "preparing", "planning",
+        "notes", "decisions",
     ]  # fmt: skip
     assert (budget["seconds"], budget["confidence"], budget["met"]) == (0.3, 0.95, True)
     assert 0.1 < budget["taken"] == found["seconds"]["total"] <= budget["predicted"] <= 0.3
@@ -114,13 +115,41 @@ def test_what_a_person_reads(
     assert main(run(bundle, tmp_path / "out.npy", "--budget", "0.05")) == 0
     error = capsys.readouterr().err
     assert "budget 0.05 s: missed by 0.10 s" in error and "below the smallest that would do" in error
+    machine.jump_seconds = lambda n: 1.0
+    assert main(run(bundle, tmp_path / "out.npy", "--budget", "0.4", "--min-steps", "4")) == 0
+    assert capsys.readouterr().err.count("no plan is predicted to finish in time") == 1, "said once, not at every jump"
 
 
-def test_a_strict_budget_ends_with_code_3(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def no_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is opened: what is refused is refused before that."""
+
+    def opened(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("an engine is opened")
+
+    monkeypatch.setattr("anyflow_rt.runtime.Components", opened)
+
+
+def test_a_strict_budget_ends_with_code_3(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_engines: None
+) -> None:
     assert main(run(bundle, tmp_path / "out.npy", "--budget", "0.105", "--strict-budget", "--json")) == 3
     out, error = capsys.readouterr()
     assert out == "" and error.count("\n") == 1 and "the smallest that would do is 0." in error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_strict_budget_that_can_be_met_is_run(bundle: Path, tmp_path: Path) -> None:
+    assert main(run(bundle, tmp_path / "out.npy", "--budget", "60", "--steps", "1", "--strict-budget")) == 0
+
+
+def test_no_bundle_is_built_for_a_strict_budget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    output = str(tmp_path / "out.npy")
+    assert main(["run", "--prompt", "a circle", "--output", output, "--budget", "9", "--strict-budget"]) == 3
+    assert "anyflow-rt calibrate" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -133,6 +162,9 @@ def test_a_strict_budget_ends_with_code_3(bundle: Path, tmp_path: Path, capsys: 
         (["--budget", "fast"], "'fast'"),
         (["--budget", ""], "--budget"),
         (["--budget", "1e999"], "'1e999'"),
+        (["--budget", "1_0"], "'1_0'"),
+        (["--budget", "1", "--seed", "1_0"], "'1_0'"),
+        (["--budget", "1", "--min-steps", "33"], "min_steps is 33; runs with a budget take at most 32 steps"),
         (["--budget", "1", "--confidence", "0"], "confidence is 0.0"),
         (["--budget", "1", "--confidence", "1"], "confidence is 1.0"),
         (["--budget", "1", "--confidence", "nan"], "'nan'"),
@@ -143,7 +175,12 @@ def test_a_strict_budget_ends_with_code_3(bundle: Path, tmp_path: Path, capsys: 
     ],
 )
 def test_bad_values_are_one_line(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    no_engines: None,
+    arguments: list[str],
+    said: str,
 ) -> None:
     output = tmp_path / "out.npy"
     output.write_bytes(b"before")
@@ -243,3 +280,7 @@ def test_build_ends_with_it(bundle: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert not build(BuildOptions(**options, calibrate=True), say).changed
     assert said[-1].startswith("latencies kept in" if writable else "latencies were measured for nothing: cannot keep")
     assert len(list(tmp_path.glob("state/latency/*/*.json"))) == int(writable)
+    said.clear()
+    options["out"] = shutil.copytree(bundle, tmp_path / "bundle")
+    assert build(BuildOptions(**options, num_frames=9), say).changed
+    assert said[-1].startswith("latencies were not measured, as nothing was compiled") and str(tmp_path) in said[-1]

@@ -50,7 +50,12 @@ def opened() -> Iterator[Runtime]:
 
 @pytest.fixture
 def fresh(opened: Runtime, state: Path) -> Runtime:
-    """Nothing was measured: the engines of another runtime, with no memory of what they took."""
+    """Nothing was measured."""
+    return nothing_measured(opened)
+
+
+def nothing_measured(opened: Runtime) -> Runtime:
+    """The engines of another runtime, with no memory of what they took."""
     opened.latencies.abandon()
     opened.latencies = Latencies(opened.bundle.id, opened.engine)
     opened.latencies.opening = False
@@ -147,7 +152,7 @@ def test_a_budget_counts_from_where_it_is_said_to(runtime: Runtime, machine: Mac
     soon = runtime.generate(PROMPT, budget=0.2, **SIZE)
     assert late.budget is not None and late.budget.met and len(late.plan) < len(soon.plan)
     assert late.seconds.total == late.budget.taken > 0.1
-    for wrong in (machine.now + 1, float("nan"), "now", True):
+    for wrong in (machine.now + 1, float("nan"), -float("inf"), "now", True):
         with pytest.raises(UsageError, match="started_at is "):
             runtime.generate(PROMPT, started_at=wrong, **SIZE)
 
@@ -260,7 +265,7 @@ def test_every_run_refines_the_profile(bundle: Path, state: Path) -> None:
     fresh.generate(PROMPT, budget=5.0, steps=2, **SIZE)
     assert not state.exists(), "nothing is written while runs go on"
     fresh.close()
-    (file,) = state.glob("latency/*/cpu-onnxruntime.json")
+    (file,) = state.glob(f"latency/*/cpu-{len(os.sched_getaffinity(0))}-onnxruntime.json")
     history = fresh.latencies.store().load().history(SETTING)
     assert file.parent.name == Bundle.open(bundle).id
     assert [len(run.jumps) for run in history.runs] == [2, 3, 2], "the very first jump is no warm one"
@@ -292,17 +297,27 @@ def test_a_damaged_profile_is_rebuilt_with_one_warning(
     assert len(runtime.latencies.store().load().history(SETTING).runs) == 2
 
 
-def test_a_profile_that_cannot_be_written_is_one_warning(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("why", ["no directory", "no home"])
+def test_a_profile_that_cannot_be_kept_is_one_warning(
+    why: str, tmp_path: Path, opened: Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Also of runs with a budget, which read it before they could write it."""
     (tmp_path / "file").write_text("no directory")
-    monkeypatch.setenv("ANYFLOW_RT_STATE", str(tmp_path / "file"))
-    with (
-        caplog.at_level(logging.WARNING),
-        anyflow_rt.load(bundle, engine="onnxruntime", precision="fp32") as runtime,
-    ):
-        for _ in range(2):
-            assert runtime.generate(PROMPT, steps=1, **SIZE).frames is not None
+    if why == "no home":
+        monkeypatch.delenv("ANYFLOW_RT_STATE", raising=False)
+        monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", _nowhere)
+    else:
+        monkeypatch.setenv("ANYFLOW_RT_STATE", str(tmp_path / "file"))
+    runtime = nothing_measured(opened)
+    with caplog.at_level(logging.WARNING):
+        for options in ({"steps": 1}, {"steps": 1, "budget": 9.0}, {"steps": 1, "budget": 9.0}):
+            assert runtime.generate(PROMPT, **options, **SIZE).frames is not None
+            runtime.latencies.store().flush()
     (record,) = caplog.records
     assert "ANYFLOW_RT_STATE" in record.message and "runs go on" in record.message
     assert os.listdir(tmp_path) == ["file"]
+
+
+def _nowhere() -> Path:
+    raise RuntimeError("Could not determine home directory.")

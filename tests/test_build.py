@@ -304,6 +304,7 @@ def test_a_checkpoint_brings_its_calibration(made: RandomBundle, tmp_path: Path)
         out, lines = tmp_path / f"bundle-{number}", []
         shutil.copytree(made.path, out)
         build(BuildOptions(checkpoint=str(checkpoint), out=out, onnx_only=True), lines.append)
+        assert not any("latencies were not measured" in line for line in lines), "nothing was built"
         taken = read_calibration(Bundle.open(out).calibration_path, bundle.id)
         assert taken == (measured if number == 0 else None)
         assert any("not taken over" in line for line in lines) == (number == 1)

@@ -206,13 +206,13 @@ def test_a_preview_that_would_cost_the_deadline_is_dropped():
 
 
 def test_decisions_are_quick():
-    """Loose, as the machine may be busy; ``bench budget`` measures it."""
+    """Of processor time, as the machine may be busy; ``bench budget`` measures what passes on the clock."""
     history = History((RunTimes(jumps=(0.01,) * 16, decode=0.02),) * 60)
     forecaster, tables = Forecaster(history, recorder=RunRecorder(cold=())), make_tables(default_quality())
     taken = []
     for _ in range(300):
         controller = Controller(tables, forecaster, deadline=time.perf_counter() + 1.0, confidence=0.95)
-        before = time.perf_counter()
+        before = time.thread_time()
         controller.next_move()
-        taken.append(time.perf_counter() - before)
-    assert sorted(taken)[len(taken) // 2] < 1e-3
+        taken.append(time.thread_time() - before)
+    assert sorted(taken)[int(0.99 * len(taken))] < 1e-3

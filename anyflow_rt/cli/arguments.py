@@ -34,7 +34,7 @@ def not_empty(text: str) -> str:
 def whole_number(text: str) -> int:
     """An int in decimal digits; its range is the library's business."""
     try:
-        return int(text)
+        return int(_plain(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{_echo(text)} is no whole number; give one such as 4") from None
 
@@ -42,12 +42,19 @@ def whole_number(text: str) -> int:
 def number(text: str) -> float:
     """A finite float."""
     try:
-        value = float(text)
+        value = float(_plain(text))
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{_echo(text)} is no number; give one such as 1.5")
     return value
+
+
+def _plain(text: str) -> str:
+    """As it is, but what Python reads as a number and people do not (1_0 is 10 there) raises ValueError."""
+    if "_" in text:
+        raise ValueError(text)
+    return text
 
 
 def _echo(text: str) -> str:

@@ -110,6 +110,9 @@ PASSED_ON = (
     "quality",
 )
 
+PACE = ("steps", "budget", "confidence", "strict_budget", "min_steps", "max_steps")
+"""What can be checked before there is a bundle."""
+
 SIZE_OPTIONS = {"height", "width", "num_frames", "num_videos"}
 
 
@@ -117,10 +120,17 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     """Run, report on stderr, and return the values of ``--json``."""
     started_at = time.perf_counter() - process_seconds()
     from anyflow_rt.loading import open_runtime
+    from anyflow_rt.request import check_pace
 
     _check_stream(options)
     given = {name: getattr(options, name) for name in PASSED_ON if getattr(options, name) is not None}
     prompt = options.prompt[0] if len(options.prompt) == 1 else options.prompt
+    check_pace(**{name: given[name] for name in PACE if name in given})
+    if options.strict_budget:
+        from anyflow_rt.strict import refuse_unmeetable
+
+        chosen = {"engine": options.engine, "precision": options.precision}
+        refuse_unmeetable(options.bundle, prompt, **chosen, started_at=started_at, **given)
     # Not load(): the engines go on opening while the prompt is read.
     with open_runtime(
         options.bundle,
@@ -224,8 +234,15 @@ def _budget_lines(result: Result) -> list[str]:
         f"budget {report.seconds:g} s: {outcome} ({report.taken:.2f} s, {stated} at confidence {report.confidence:g}); "
         f"{report.planned_steps} steps planned, {len(result.plan)} run"
     ]
-    lines += [f"at {each.at:.2f} s: {each.why}" for each in result.decisions if is_change(each)]
+    changes = [each for each in result.decisions if is_change(each)]
+    # Once nothing fits any more, every decision says so; a person wants to know it once.
+    news = [each for before, each in zip([None, *changes], changes, strict=False) if not _repeats(before, each)]
+    lines += [f"at {each.at:.2f} s: {each.why}" for each in news]
     return [*lines, *(f"note: {note}" for note in report.notes)]
+
+
+def _repeats(before: Decision | None, decision: Decision) -> bool:
+    return before is not None and before.why == decision.why and not decision.fits
 
 
 def _summary(path: Path, result: Result, seconds: dict[str, Any]) -> str:

@@ -37,4 +37,5 @@ class CallbackTimes:
         """What a call stays within at ``confidence``; 0 where the run has no such function or none was called yet."""
         if name not in self._given:
             return 0.0
-        return quantile(self._now.get(name) or self._before.get(name, ()), confidence) or 0.0
+        took = self._now.get(name) or self._before.get(name)
+        return (quantile(took, confidence) if took else None) or 0.0

@@ -9,11 +9,8 @@ not called yet adds what its first call takes more than a warm one; encoding add
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,6 +24,7 @@ from anyflow_rt.sampling.latency import (
     quantile,
 )
 from anyflow_rt.sampling.moments import HORIZONS, PRIOR_WEIGHT, Moments, PastRun, group_of, look_back, prior
+from anyflow_rt.sampling.past import TO_DEVIATION, EndedRun, in_order, jump_noise, stage_in_jumps
 from anyflow_rt.sampling.ratio import SpeedRatio
 from anyflow_rt.sampling.recorder import RunRecorder
 from anyflow_rt.sampling.schedule import GRID_INTERVALS
@@ -38,20 +36,10 @@ DECODE_GUESS = 4.0
 """Jumps that decoding is taken for where it was never measured."""
 FIRST_CALL_GUESS = 2.0
 """Times a warm call that a first call is taken for where none was measured."""
-TO_DEVIATION = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 REFRESH_SHARE = 16
 """Tables are made again when one run in this many is new."""
 SHORTEST = 1e-9
 """Seconds. A clock that stood still does not make a jump free."""
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One run of the past: warm times, and levels (see ``PastRun``)."""
-
-    times: RunTimes
-    levels: list[float]
 
 
 class Forecaster:
@@ -69,7 +57,7 @@ class Forecaster:
         self._ratio = SpeedRatio()
         self._typical = _at_least_a_tick(history.typical("jump"))
         self._typical_is_first_call = False
-        self._runs: deque[_Run] = deque(maxlen=MAX_RUNS)
+        self._runs: deque[EndedRun] = deque(maxlen=MAX_RUNS)
         self._new_runs = 0
         self._recorder = RunRecorder(cold=())
         self._levels: list[float] = []
@@ -104,11 +92,9 @@ class Forecaster:
         return None if self._typical is None else self._typical * self._ratio.value
 
     def start_run(self, *, opening: bool = False) -> None:
-        """Forget an unfinished run, and bring the tables up to date. opening: see ``RunRecorder.start_run``."""
+        """Forget an unfinished run. opening: see ``RunRecorder.start_run``."""
         self._recorder.start_run(opening=opening)
         self._levels = []
-        if self._new_runs and self._new_runs * REFRESH_SHARE >= len(self._runs):
-            self._refresh()
 
     def observe(self, stage: str, seconds: float) -> None:
         """``text``, ``conditioner``, ``jump``, ``decode`` or ``encode`` took ``seconds``; all but jumps once a run."""
@@ -126,13 +112,12 @@ class Forecaster:
         self._recorder.observe_preview(stage, seconds)
 
     def end_run(self) -> tuple[RunTimes, FirstCalls | None]:
-        """Learn from the run, also from one that was cut short. Returns what to store of it."""
-        times, first = self._recorder.end_run()
-        if times.jumps:
-            self._runs.append(_Run(times, [*self._levels, self.jump_seconds or 0.0]))
-            self._new_runs += 1
-        self._levels = []
-        return times, first
+        """Learn from the run, also from one that was cut short: it is over, so no budget pays for that. Returns what to
+        store of it."""
+        ended = self._end_run()
+        if self._new_runs and self._new_runs * REFRESH_SHARE >= len(self._runs):
+            self._refresh()
+        return ended
 
     def required(self, confidence: float) -> list[float] | None:
         """Seconds from now that k = 0..32 more jumps and all that follows stay within at ``confidence``."""
@@ -165,6 +150,14 @@ class Forecaster:
             return 0.0
         jumps = self._table(confidence)[1] + (self._encode_jumps(confidence) if self._encode else 0.0)
         return level * jumps
+
+    def _end_run(self) -> tuple[RunTimes, FirstCalls | None]:
+        times, first = self._recorder.end_run()
+        if times.jumps:
+            self._runs.append(EndedRun(times, [*self._levels, self.jump_seconds or 0.0]))
+            self._new_runs += 1
+        self._levels = []
+        return times, first
 
     def _observe_jump(self, seconds: float, cold: bool) -> None:
         level = self.jump_seconds
@@ -215,13 +208,13 @@ class Forecaster:
 
     def _replay(self, runs: Sequence[RunTimes]) -> None:
         """Live through the history again: what would have been expected at each of its moments."""
-        noise = [abs(math.log(x / middle)) for run in runs if (middle := _middle(run)) for x in run.jumps if x]
-        if noise:
-            self._ratio.set_spread(TO_DEVIATION * statistics.median(noise))
+        noise = jump_noise(runs)
+        if noise is not None:
+            self._ratio.set_spread(noise)
         for times in runs:
-            for stage, seconds in _in_order(times):
+            for stage, seconds in in_order(times):
                 self.observe(stage, seconds)
-            self.end_run()
+            self._end_run()
         if self._runs:
             self._refresh()
 
@@ -247,13 +240,9 @@ class Forecaster:
         for stage in OTHER_STAGES:
             if stage == "decode" and not self._decode:
                 continue
-            shares = [
-                seconds / middle
-                for run in runs[-TYPICAL_JUMPS:]
-                if (seconds := getattr(run, stage)) and (middle := _middle(run))
-            ]
-            if shares:
-                self._relative[stage] = statistics.median(shares)
+            share = stage_in_jumps(runs[-TYPICAL_JUMPS:], stage)
+            if share is not None:
+                self._relative[stage] = share
                 self._measured.add(stage)
             elif stage not in self._measured and self._typical:
                 first = self._history.first_quantile(stage, 0.5)
@@ -263,14 +252,3 @@ class Forecaster:
 
 def _at_least_a_tick(seconds: float | None) -> float | None:
     return None if seconds is None else max(seconds, SHORTEST)
-
-
-def _middle(times: RunTimes) -> float | None:
-    """The run's median jump, None where it has none."""
-    return statistics.median(times.jumps) if times.jumps else None
-
-
-def _in_order(times: RunTimes) -> list[tuple[str, float]]:
-    every = [("text", times.text), ("conditioner", times.conditioner), *(("jump", each) for each in times.jumps)]
-    every += [("decode", times.decode), ("encode", times.encode)]
-    return [(stage, seconds) for stage, seconds in every if seconds is not None]

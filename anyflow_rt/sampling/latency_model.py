@@ -7,7 +7,8 @@ Of one engine and precision, the seconds of a jump of B videos with L tokens eac
 and those of decoding and encoding for the same without c. a, b, c >= 0 are fitted by least squares on relative
 errors; no more of them than shapes were measured, and among fits as good the earlier of: a and b, b, b and c, c ...
 With one shape that is seconds proportional to tokens, too few for much larger shapes: what comes out is marked as
-interpolated, ``forecast`` widens it, and the run's first jump corrects it.
+interpolated, ``forecast`` widens it, and the run's first jump corrects it. First calls are those of the nearest shape:
+most of what they take is opening engines, which knows no shape.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def history_for(profile: Profile, setting: Setting) -> History:
         decode=_fit(setting, others, "decode", (0, 1)),
         encode=_fit(setting, others, "encode", (0, 1)),
     )
-    return History((made,), own.first, interpolated=True)
+    return History((made,), own.first or others[nearest].first, interpolated=True)
 
 
 def fit_seconds(

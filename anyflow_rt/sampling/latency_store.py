@@ -5,12 +5,13 @@ absolute; ``ANYFLOW_RT_STATE`` replaces ``$XDG_STATE_HOME/anyflow-rt``). Several
 measured to itself until ``flush``, which under a lock reads the file again, adds it, and replaces the file in one
 step. Bounded: ``MAX_SETTINGS`` settings, the least recently used goes first, each with a bounded history.
 
-A profile never ends a run. What cannot be read is measured afresh; where nothing can be written, runs go on and only
+A profile never ends a run. What cannot be read is measured afresh; where nothing can be kept, runs go on and only
 this process remembers. Either is said once, as a warning.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -36,6 +37,7 @@ MAX_BYTES = 8 << 20
 MAX_PENDING = 256
 """Runs that wait to be written; of more only the newest would be kept anyway."""
 LOCK_SECONDS = 2.0
+NO_HOME = "a home directory, as this user has none"
 
 _log = logging.getLogger(__name__)
 
@@ -51,12 +53,16 @@ class Identity:
 
 
 def state_root() -> Path:
-    """The directory of this package below the user's state. It may not exist yet."""
+    """The directory of this package below the user's state. It may not exist yet. Raises OSError where the user has
+    no home directory and names none."""
     own = os.environ.get("ANYFLOW_RT_STATE")
     if own:
         return Path(own)
     given = Path(os.environ.get("XDG_STATE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".local" / "state") / "anyflow-rt"
+    try:
+        return (given if given.is_absolute() else Path.home() / ".local" / "state") / "anyflow-rt"
+    except RuntimeError as error:
+        raise FileNotFoundError(errno.ENOENT, NO_HOME) from error
 
 
 def this_machine() -> str:
@@ -74,19 +80,30 @@ class LatencyStore:
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
         name = re.sub(r"[^\w.-]", "_", identity.device).strip(".") or "device"
-        self.path = state_root() / "latency" / identity.bundle_id / f"{name}.json"
+        try:
+            self._path: Path | None = state_root() / "latency" / identity.bundle_id / f"{name}.json"
+        except FileNotFoundError:
+            self._path = None
         self._pending: list[tuple[Setting, RunTimes, FirstCalls | None]] = []
         self._saving, self._listing = threading.Lock(), threading.Lock()
         self._warned: set[str] = set()
 
+    @property
+    def path(self) -> Path:
+        """The file. Raises FileNotFoundError where the user has no home directory and names no other."""
+        if self._path is None:
+            raise FileNotFoundError(errno.ENOENT, NO_HOME)
+        return self._path
+
     def load(self) -> Profile:
         """What was measured before, what waits to be written included; empty where nothing was."""
-        try:
-            profile = self._read()
-        except OSError as error:
-            self._warn("read", f"cannot read the latency profile {self.path}: {error.strerror}; runs go on without it")
-            profile = Profile()
-        return _later(profile, self._pending)
+        with self._listing:  # so that no run is both in the file and still waiting
+            try:
+                profile = self._read()
+            except OSError as error:
+                self._warn("unusable", f"{self._unusable(error)} (runs go on)")
+                profile = Profile()
+            return _later(profile, self._pending)
 
     def add(self, setting: Setting, run: RunTimes, first: FirstCalls | None = None) -> None:
         """Remember a run until ``flush``."""
@@ -102,26 +119,20 @@ class LatencyStore:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with locked(Path(f"{self.path}.lock"), LOCK_SECONDS):
-                    self._write(_later(self._read(), pending))
+                    self._replace(_later(self._read(), pending), pending)
             except TimeoutError as error:
                 raise OutputError(
                     f"another process holds {self.path}.lock; what this one measured is written later"
                 ) from error
             except OSError as error:
-                raise OutputError(
-                    f"cannot keep latencies in {self.path}: {error.strerror or error}; set ANYFLOW_RT_STATE to a "
-                    "directory you may write to"
-                ) from error
-            written = {id(each) for each in pending}
-            with self._listing:
-                self._pending = [each for each in self._pending if id(each) not in written]
+                raise OutputError(self._unusable(error)) from error
 
     def flush(self) -> bool:
         """``save``, but what keeps it from being written is said once, as a warning. Returns whether it was."""
         try:
             self.save()
         except OutputError as error:
-            self._warn("lock" if isinstance(error.__cause__, TimeoutError) else "write", f"{error} (runs go on)")
+            self._warn("lock" if isinstance(error.__cause__, TimeoutError) else "unusable", f"{error} (runs go on)")
             return False
         return True
 
@@ -151,18 +162,28 @@ class LatencyStore:
                 return f"its {name.replace('_', ' ')} is {value[name]!r}, now {now!r}"
         return None
 
-    def _write(self, profile: Profile) -> None:
+    def _replace(self, profile: Profile, written: Sequence[tuple[Setting, RunTimes, FirstCalls | None]]) -> None:
+        """To be called under the lock: nobody else writes then, so what others left half written can go."""
         kept = list(profile.histories.items())[-MAX_SETTINGS:]
         value = {"schema": SCHEMA, **_identity(self.identity), "profiles": [_as_json(*each) for each in kept]}
+        text, names = json.dumps(value, separators=(",", ":")), {id(each) for each in written}
+        for stray in self.path.parent.glob(f".{self.path.name}.*"):
+            stray.unlink(missing_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=self.path.parent, prefix=f".{self.path.name}.", delete=False) as file:
             try:
-                json.dump(value, file, separators=(",", ":"))
+                file.write(text)
                 file.close()
-                os.replace(file.name, self.path)
+                with self._listing:
+                    os.replace(file.name, self.path)
+                    self._pending = [each for each in self._pending if id(each) not in names]
             except BaseException:
                 with suppress(OSError):
                     os.unlink(file.name)
                 raise
+
+    def _unusable(self, error: OSError) -> str:
+        place = NO_HOME if self._path is None else f"{self._path}: {error.strerror or error}"
+        return f"cannot keep latencies in {place}; set ANYFLOW_RT_STATE to a directory you may write to"
 
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._warned:

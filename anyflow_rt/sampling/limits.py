@@ -61,7 +61,7 @@ def check_started_at(started_at: object, now: float) -> float:
     """A ``time.perf_counter`` reading that is not after ``now``; None is ``now``. Raises UsageError for others."""
     if started_at is None:
         return now
-    if isinstance(started_at, bool) or not isinstance(started_at, int | float) or not started_at <= now:
+    if isinstance(started_at, bool) or not isinstance(started_at, int | float) or not -math.inf < started_at <= now:
         raise UsageError(f"started_at is {started_at!r}; give what time.perf_counter() said when the run was asked for")
     return float(started_at)
 

@@ -9,7 +9,7 @@ from typing import Any
 from anyflow_rt.benchmarks.budget.baselines import ONCE, ORACLE, shown
 from anyflow_rt.benchmarks.budget.sweep import ADAPTIVE, Outcome
 from anyflow_rt.benchmarks.budget.tables import planned_scores
-from anyflow_rt.benchmarks.pages.canvas import COLOURS, INK, canvas
+from anyflow_rt.benchmarks.pages.canvas import COLOURS, INK, canvas, seconds_scale
 
 POLICY_HEIGHT = 0.34
 """Inches of one policy's line."""
@@ -67,15 +67,16 @@ def promises_chart(outcomes: Sequence[Outcome]) -> bytes:
             held.plot([outcome.case.confidence], [place], "|", color=INK, markersize=16)
             _range(planning, place, [1e3 * value for value in outcome.overhead.values()], COLOURS[0])
         planning.axvline(1.0, color=INK, linewidth=1, linestyle=":")
-        planning.set_xscale("log")
-        for axes, title, unit in (
-            (late, f"late: {ADAPTIVE} (blue), {ONCE} (red); p50, p95, p99, max", "% of the budget"),
-            (held, "stated finish held: as run (blue), from the start (red)", "share of runs; | asked"),
-            (planning, "decisions: p50, p95, p99, max", "ms"),
+        seconds_scale(planning.xaxis)
+        for axes, unit in (
+            (late, f"late by p50 to max, % of the budget\n({ADAPTIVE} blue, {ONCE} red)"),
+            (held, "share of stated finishes that held\n(as run blue, from the start red; line: asked)"),
+            (planning, "ms of a decision, p50, p95, p99, max"),
         ):
-            axes.set_title(title, fontsize=12)
-            axes.set_xlabel(unit)
-            axes.set_yticks(range(len(outcomes)), [str(outcome.case) for outcome in outcomes], fontsize=8)
+            axes.set_xlabel(unit, fontsize=10)
+            axes.tick_params(axis="x", labelsize=10)
+            names = [str(outcome.case).replace(" at ", "\nat ") for outcome in outcomes]
+            axes.set_yticks(range(len(outcomes)), names, fontsize=8)
             axes.set_ylim(len(outcomes) - 0.5, -0.5)
         return drawn.png()
 
@@ -89,7 +90,7 @@ def _policies(axes: Any, outcome: Outcome) -> None:
     scores = planned_scores(outcome)
     names = shown(scores)
     places = range(len(names))
-    # Misses are failures, so a share can be far below nothing: the axis ends at 0, as the bars do.
+    # Misses are failures, so a share can be far below nothing; the axis ends at 0.
     axes.barh(
         places, [max(0.0, scores[name].share) for name in names], 0.6, color=COLOURS[5], label="share of the gain"
     )

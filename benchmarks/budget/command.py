@@ -6,15 +6,14 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from anyflow_rt.benchmarks.budget import sweep, tables
 from anyflow_rt.benchmarks.budget.arguments import REAL_REQUESTS, SIMULATED_REQUESTS
 from anyflow_rt.benchmarks.budget.charts import write_charts
-from anyflow_rt.benchmarks.budget.runs import Record
-from anyflow_rt.benchmarks.budget.sweep import Outcome
+from anyflow_rt.benchmarks.budget.sweep import Measured, Outcome
 from anyflow_rt.benchmarks.measure import Conditions
 from anyflow_rt.benchmarks.results.machine import describe_machine, package_versions, project_commit
 from anyflow_rt.errors import OutputError, UsageError
@@ -25,15 +24,6 @@ SCHEMA = 2
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class _Case:
-    """other_cores: that others used meanwhile. parts: of the real machine, see ``real.Measured``."""
-
-    outcome: Outcome
-    other_cores: float | None = None
-    parts: Sequence[Sequence[Record]] = ()
 
 
 def execute(
@@ -61,7 +51,7 @@ def execute(
     if quality.note:
         say(quality.note)
     if options.simulated:
-        measured = [_Case(each) for each in _simulate(quality, requests, options.seed, say)]
+        measured = [Measured(each) for each in _simulate(quality, requests, options.seed, say)]
     else:
         measured = _measure(bundle, quality, requests, options, say, progress)
     value = {
@@ -95,7 +85,7 @@ def _simulate(quality: Quality, requests: int, seed: int, say: Say) -> list[Outc
 
 def _measure(
     bundle: Any, quality: Quality, requests: int, options: argparse.Namespace, say: Say, progress: Progress
-) -> list[_Case]:
+) -> list[Measured]:
     from anyflow_rt.benchmarks.budget import real
 
     wanted = real.RealOptions(
@@ -111,7 +101,7 @@ def _measure(
         bundle, quality, wanted, conditions, lambda case, done, total: progress(str(case), done, total)
     ):
         say(tables.table([each.outcome]))
-        found.append(_Case(each.outcome, each.other_cores, each.parts))
+        found.append(each)
     return found
 
 
@@ -123,7 +113,7 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _write(folder: Path, answer: dict[str, Any], measured: Sequence[_Case]) -> None:
+def _write(folder: Path, answer: dict[str, Any], measured: Sequence[Measured]) -> None:
     requests = [{"requests": _without_nan(tables.records_json(each.parts))} if each.parts else {} for each in measured]
     cases = [{**case, **each} for case, each in zip(answer["cases"], requests, strict=True)]
     value = {**answer, "cases": cases}

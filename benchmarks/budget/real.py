@@ -22,7 +22,7 @@ from anyflow_rt.benchmarks.budget.burners import Burners
 from anyflow_rt.benchmarks.budget.calm import PROMPTS, Calm, measure_calm, open_runtime, own_state, write_profile
 from anyflow_rt.benchmarks.budget.runs import Record, collect
 from anyflow_rt.benchmarks.budget.simulated import USUAL_BURSTS
-from anyflow_rt.benchmarks.budget.sweep import RECOVERY_RUNS, Case, Outcome, score_case
+from anyflow_rt.benchmarks.budget.sweep import RECOVERY_RUNS, Case, Measured, score_case
 from anyflow_rt.benchmarks.measure import Conditions
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.errors import UsageError
@@ -60,16 +60,6 @@ class RealOptions:
     def __post_init__(self) -> None:
         if isinstance(self.requests, bool) or not isinstance(self.requests, int) or self.requests < 1:
             raise UsageError(f"requests is {self.requests!r}; give a whole number of at least 1")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One case. other_cores: that others used meanwhile, None where that was ours. parts: every request, by how often
-    the case had begun."""
-
-    outcome: Outcome
-    other_cores: float | None
-    parts: Sequence[Sequence[Record]]
 
 
 def run_case(

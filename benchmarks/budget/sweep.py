@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from anyflow_rt.benchmarks.budget import simulated
-from anyflow_rt.benchmarks.budget.runs import Runs
+from anyflow_rt.benchmarks.budget.runs import Record, Runs
 from anyflow_rt.benchmarks.budget.score import (
     RISING,
     Predictor,
@@ -83,6 +83,16 @@ class Outcome:
     then_met: Rate
     overhead: Mapping[str, float]
     longest_wait: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One case with what only the real machine has. other_cores: that others used meanwhile, None where that was ours.
+    parts: every request, by how often the case had begun."""
+
+    outcome: Outcome
+    other_cores: float | None = None
+    parts: Sequence[Sequence[Record]] = ()
 
 
 def run_case(case: Case, quality: Quality, *, requests: int, seed: int = 0, non_uniform: bool = False) -> Outcome:
