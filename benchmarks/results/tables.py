@@ -241,8 +241,14 @@ def _settings_rows(settings: Settings) -> tuple[tuple[str, str], ...]:
     rows = (
         ("steps are", None if settings.mean_velocity is None else kinds[settings.mean_velocity]),
         ("prompts", None if settings.prompts == UNKNOWN else settings.prompts),
-        ("videos", settings.seeds and f"{settings.seeds} of each prompt, seeds from {settings.first_seed} on"),
-        ("fidelity to", settings.reference_steps and f"{settings.reference_steps} and twice as many steps"),
-        ("timed runs", settings.rounds and f"{settings.rounds} at each step count"),
+        (
+            "videos",
+            None if settings.seeds is None else f"{settings.seeds} of each prompt, seeds from {settings.first_seed} on",
+        ),
+        (
+            "fidelity to",
+            None if settings.reference_steps is None else f"{settings.reference_steps} and twice as many steps",
+        ),
+        ("timed runs", None if settings.rounds is None else f"{settings.rounds} at each step count"),
     )
     return tuple((name, text) for name, text in rows if text is not None)
