@@ -134,7 +134,7 @@ def test_the_simulated_command_writes_a_report(bundle: Bundle, tmp_path: Path, m
     arguments = ("--bundle", str(bundle.path), "--simulated", "--requests", "60", "--report", str(tmp_path / "report"))
     found = command.execute(options(*arguments), said.append)
     assert found == json.loads((tmp_path / "report" / "budget.json").read_text())
-    assert (found["schema"], found["simulated"], len(found["cases"])) == (1, True, 1)
+    assert (found["schema"], found["simulated"], len(found["cases"])) == (2, True, 1)
     assert json.dumps(found, allow_nan=False)
     charts = sorted(path.name for path in (tmp_path / "report").glob("*.png"))
     assert charts == ["budget-policies.png", "budget-promises.png", "budget-steps.png"]

@@ -74,7 +74,7 @@ def promises_chart(outcomes: Sequence[Outcome]) -> bytes:
             (planning, "ms of a decision, p50, p95, p99, max"),
         ):
             axes.set_xlabel(unit, fontsize=10)
-            axes.tick_params(axis="x", labelsize=10)
+            axes.tick_params(axis="x", labelsize=8)
             names = [str(outcome.case).replace(" at ", "\nat ") for outcome in outcomes]
             axes.set_yticks(range(len(outcomes)), names, fontsize=8)
             axes.set_ylim(len(outcomes) - 0.5, -0.5)
