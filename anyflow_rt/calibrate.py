@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.geometry import VideoSize, latent_size
 from anyflow_rt.errors import UsageError
 from anyflow_rt.runtime import Runtime
 from anyflow_rt.sampling.forecast import Forecaster
@@ -95,6 +95,7 @@ def calibrate(
     wanted, start = options or CalibrateOptions(), time.perf_counter()
     size = bundle.defaults.size if wanted.size is None else wanted.size
     specialize = wanted.size is None
+    latent_size(bundle.architecture, size)  # a size that cannot be is said before engines open
     with tempfile.TemporaryDirectory(prefix="anyflow-rt-calibrate-") as folder:
         place = Path(folder) / "out.mp4"
         with Runtime(bundle, engine=engine, precision=precision, specialize=specialize) as runtime:
