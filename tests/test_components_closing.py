@@ -23,7 +23,7 @@ def test_engines_that_open_later_are_released_too(monkeypatch: pytest.MonkeyPatc
         return SimpleNamespace(close=lambda: closed.append(1))
 
     monkeypatch.setattr(components.registry, "open_engine", opening)
-    bundle: Any = SimpleNamespace(component_path=Path, component_hash=str)
+    bundle: Any = SimpleNamespace(component_path=Path, component_hash=str, architecture=SimpleNamespace(causal=None))
     opened = Components(bundle, "onnxruntime", "fp32", None)
     for _ in range(2):
         begun.acquire()

@@ -302,7 +302,6 @@ def test_closed(bundle: Path) -> None:
 
 def test_engines_that_are_not_there(bundle: Path) -> None:
     for options, said in (
-        ({"engine": "tensorrt"}, "tensorrt"),
         ({"engine": "magic"}, "magic"),
         ({"engine": "onnxruntime", "precision": "bf16"}, "bf16"),
         ({"precision": "int8"}, "int8"),

@@ -12,6 +12,7 @@ import pytest
 from support.half import emulate, session
 from support.shapes_graphs import shapes_architecture, shapes_graph
 
+from anyflow_rt.benchmarks.shapes.recipe.text import new_tokenizer
 from anyflow_rt.engines.geometry import VideoSize, latent_size, pad_bias, rope_tables, token_grid
 from anyflow_rt.engines.typed.graph import write_typed_graph
 from anyflow_rt.sampling.schedule import uniform_plan
@@ -58,17 +59,20 @@ def relative(found: np.ndarray, wanted: np.ndarray) -> float:
 @cache
 def prompt(precision: str) -> tuple[np.ndarray, ...]:
     """Embeddings, and the conditioner's answer to the float32 ones."""
-    tokens = {"input_ids": np.arange(2, 13)[None], "attention_mask": (np.arange(11) < 9).astype(np.int64)[None]}
+    ids = new_tokenizer()("a large red circle moving right on a black background").input_ids
+    tokens = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64)}
     opener = exported if precision == "fp32" else partial(opened, precision=precision)
     embeds = opener("text_encoder").run(None, tokens)[0]
     exact = embeds if precision == "fp32" else prompt("fp32")[0]
-    return embeds, *opener("conditioner").run(None, {"prompt_embeds": exact, "pad_bias": pad_bias(512, 11, 1)})
+    return embeds, *opener("conditioner").run(
+        None, {"prompt_embeds": exact, "pad_bias": pad_bias(512, embeds.shape[1], 1)}
+    )
 
 
 def video() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Noise of a small video, and the rotary tables of its size."""
     architecture = shapes_architecture()
-    latent = latent_size(architecture, VideoSize(9, 64, 64))
+    latent = latent_size(architecture, VideoSize(17, 64, 64))
     cos, sin = rope_tables(architecture.transformer, token_grid(architecture.transformer, latent))
     shape = (1, latent.frames, latent.channels, latent.height, latent.width)
     noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)

@@ -25,7 +25,7 @@ LEAST_AGREEMENT = 0.8
 """Least share of frames in which the clip's shape fits best: what turns into another shape is neither."""
 WIDEST_EDGE = 0.7
 """Greatest edge width in pixels, by `edge_width`: 0.17 as drawn, 0.56 after a Gaussian blur of one pixel."""
-RADIUS_TOLERANCE = 0.2
+RADIUS_TOLERANCE = 0.15
 """Greatest relative distance of the radius from a size's, and of a frame's radius from the clip's."""
 STILL_TRAVEL = 4.0
 """Greatest travel in pixels over the clip, along an axis, that counts as none. A moving shape travels 14 or more."""

@@ -53,8 +53,15 @@ class ParsedNetwork:
 
     def _complaint(self, path: Path, logger: Any) -> str:
         found = [self._parser.get_error(index) for index in range(self._parser.num_errors)]
-        errors = [f"{error.desc()} at {error.node_name() or 'the graph'}" for error in found] or logger.errors
+        errors = [f"{error.desc()} at {_where(error)}" for error in found] or logger.errors
         return (
             f"TensorRT {self._trt.__version__} does not take the graph {path.name}: {summary(errors)}; "
             "try another version of the package, or another engine"
         )
+
+
+def _where(error: Any) -> str:
+    """The node that an error of the parser is about."""
+    if error.node() < 0:
+        return "the graph"
+    return f"node {error.node()}, {error.node_operator()} {error.node_name()!r}"

@@ -19,6 +19,7 @@ def make_monitor(trt: ModuleType, advance: Advance) -> Any:
             trt.IProgressMonitor.__init__(self)
             self.interrupted: BaseException | None = None
             self._outermost: tuple[str, int] | None = None
+            self._done = 0
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             if parent is None and self._outermost is None:
@@ -26,14 +27,22 @@ def make_monitor(trt: ModuleType, advance: Advance) -> Any:
 
         def step_complete(self, phase: str, step: int) -> bool:
             if self._outermost is not None and phase == self._outermost[0]:
-                try:
-                    advance(step + 1, self._outermost[1])
-                except BaseException as error:  # noqa: BLE001 - raised again by whoever asked for the build
-                    self.interrupted = error
+                self._tell(step + 1, self._outermost[1])
             return self.interrupted is None
 
         def phase_finish(self, phase: str) -> None:
             if self._outermost is not None and phase == self._outermost[0]:
+                steps = self._outermost[1]
+                # TensorRT for RTX does not always report the last step of a phase, only its end.
+                if self.interrupted is None and self._done == steps - 1:
+                    self._tell(steps, steps)
                 self._outermost = None
+
+        def _tell(self, done: int, steps: int) -> None:
+            self._done = done
+            try:
+                advance(done, steps)
+            except BaseException as error:  # noqa: BLE001 - raised again by whoever asked for the build
+                self.interrupted = error
 
     return Monitor()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from anyflow_rt.build import build
 from anyflow_rt.build_plan import BuildOptions
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.gpu import present_target
-from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, PACKAGES, installed_packages
+from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, PACKAGES
 from anyflow_rt.loading import SHAPES_CHECKPOINT
 from anyflow_rt.runtime import Runtime
 
@@ -27,7 +28,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     target, package = present_target(), request.param
     if target is None:
         pytest.skip("needs an NVIDIA GPU and its driver")
-    if package not in installed_packages() or target not in PACKAGE_TARGETS[package]:
+    if importlib.util.find_spec(package) is None or target not in PACKAGE_TARGETS[package]:
         pytest.skip(f"{package} is not installed or has no {target}")
     out = tmp_path_factory.mktemp("gpu") / "bundle"
     report = build(
