@@ -22,8 +22,8 @@ BENCHMARKS = {
     "plans": "anyflow_rt.benchmarks.budget.plans",
 }
 """name -> module with ``run(conditions) -> Outcome``."""
-DEFAULT = ("speed", "cold-start", "memory")
-"""Those of the shapes bundle. The others take minutes each, and are no part of it or time nothing."""
+DEFAULT = ("speed", "denoiser", "cold-start", "memory")
+"""All but those that take minutes: one of them 10 GB of disk, the other times nothing."""
 
 
 def run_benchmarks(names: Sequence[str], conditions: Conditions) -> dict[str, Any]:
