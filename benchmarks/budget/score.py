@@ -8,7 +8,6 @@ made (``failure_value``). ``share_missed_as_one_jump`` is the gentler figure whe
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from anyflow_rt.benchmarks.budget import baselines
 from anyflow_rt.benchmarks.budget.runs import Runs
+from anyflow_rt.benchmarks.statistics.wilson import wilson
 from anyflow_rt.sampling.quality import Quality, even_path
 from anyflow_rt.sampling.schedule import GRID_INTERVALS
 
@@ -108,17 +108,6 @@ def score_predictor(runs: Runs, confidence: float) -> Predictor:
 def rate(held: np.ndarray) -> Rate:
     """Of truth values (n,)."""
     return Rate(len(held), _mean(held), wilson(int(held.sum()), len(held)))
-
-
-def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; (0, 1) of no trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
-    rate = successes / trials
-    middle = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:

@@ -14,11 +14,11 @@ import math
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
 from anyflow_rt.benchmarks.optional import optional_module
+from anyflow_rt.benchmarks.statistics.wilson import wilson
 from anyflow_rt.errors import UsageError
 
 FEWEST_RESAMPLES = 2000
@@ -74,7 +74,7 @@ def bootstrap_mean(
     mean = float(numbers.mean())
     if np.ptp(sums / counts) <= 1e-12 * max(1.0, abs(mean)):
         if share:
-            bounds = _wilson(mean, len(counts), confidence)
+            bounds = wilson(mean * len(counts), len(counts), confidence)
             return Interval(mean, *bounds, confidence, len(numbers), len(counts), resamples, "wilson")
         return Interval(mean, mean, mean, confidence, len(numbers), len(counts), resamples, "point")
     bounds = _bounds(sums, counts, confidence, resamples, seed, method)
@@ -92,13 +92,6 @@ def cluster_sums(numbers: np.ndarray, clusters: Sequence[Hashable]) -> tuple[np.
     places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
     labels = np.array([places[name] for name in clusters])
     return np.bincount(labels, weights=numbers), np.bincount(labels).astype(np.float64)
-
-
-def _wilson(share: float, trials: int, confidence: float) -> tuple[float, float]:
-    """(low, high) of a share of independent trials."""
-    square = NormalDist().inv_cdf((1 + confidence) / 2) ** 2 / trials
-    middle, half = share + square / 2, math.sqrt(square * (share * (1 - share) + square / 4))
-    return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))
 
 
 def _bounds(

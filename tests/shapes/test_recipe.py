@@ -9,11 +9,12 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 from anyflow_rt.benchmarks.shapes.captions import held_out_prompts  # noqa: E402
-from anyflow_rt.benchmarks.shapes.recipe.evaluate import FIRST_SEED, decode, interval, sample  # noqa: E402
+from anyflow_rt.benchmarks.shapes.recipe.evaluate import FIRST_SEED, decode, sample  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.state import StageState, TrainingClock, shipped_checkpoint  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts, new_text_encoder, new_tokenizer  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.transformer import new_transformer, rotary_table, velocity  # noqa: E402
 from anyflow_rt.benchmarks.shapes.recipe.vae import decode_unclamped, new_vae  # noqa: E402
+from anyflow_rt.benchmarks.statistics.wilson import wilson  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -104,5 +105,5 @@ def test_the_clock_counts_work_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_wilson_interval() -> None:
-    low, high = interval(230, 256)
+    low, high = wilson(230, 256)
     assert 0.85 < low < 230 / 256 < high < 0.93

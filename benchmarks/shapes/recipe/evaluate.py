@@ -7,7 +7,6 @@ collapsed; a test holds the two together.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +21,7 @@ from anyflow_rt.benchmarks.shapes.recipe.text import encode_prompts
 from anyflow_rt.benchmarks.shapes.recipe.transformer import rotary_table, velocity
 from anyflow_rt.benchmarks.shapes.recipe.vae import held_out_quality
 from anyflow_rt.benchmarks.shapes.world import FRAME_SIZE, NUM_FRAMES
+from anyflow_rt.benchmarks.statistics.wilson import wilson
 
 if TYPE_CHECKING:
     import torch
@@ -65,14 +65,6 @@ def decode(pipeline: AnyFlowPipeline, latents: torch.Tensor) -> np.ndarray:
     return ((frames / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 4, 1).numpy()
 
 
-def interval(right: int, count: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share."""
-    z, share = 1.96, right / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return centre - half, centre + half
-
-
 def score(pipeline: AnyFlowPipeline, count: int, steps: int, mean_velocity: bool = True) -> dict[str, object]:
     """Share of held-out prompts, seed 1000 + index, whose video shows every attribute, and each of them."""
     pairs = held_out_prompts(count)
@@ -86,7 +78,7 @@ def score(pipeline: AnyFlowPipeline, count: int, steps: int, mean_velocity: bool
             for name in ATTRIBUTE_NAMES:
                 right[name] += found[name]
             right["every"] += all(found.values())
-    low, high = interval(right["every"], count)
+    low, high = wilson(right["every"], count)
     shares = {name: round(value / count, 4) for name, value in right.items()}
     return {
         "steps": steps,
