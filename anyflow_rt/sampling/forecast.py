@@ -1,19 +1,22 @@
-"""When a run will finish, at a confidence: seconds that k more jumps and all that follows stay within.
+"""When a run will finish: the seconds of k more jumps and all that follows, at a confidence, or the chance of a time.
 
-    required(k) = typical seconds of a jump x ratio now x (k + D) x Q_k(confidence)  +  first calls  +  encoding
+    seconds(k) = (k L + D) x multiple  +  first calls  +  encoding
 
-D is the decoder's typical time in jumps, ``ratio`` says how fast the machine is now, ``moments`` says what Q_k is and
-why it is right for jumps that vary alone and for jumps that bursts slow down together. A stage that this process has
-not called yet adds what its first call takes more than a warm one; encoding adds its own quantile.
+L is the typical seconds of a jump times the ratio that says how fast the machine is now, D what is expected of the
+decoder (``decode_level``); ``moments`` says which multiples are right for jumps that vary alone and for jumps that
+bursts slow down together. A stage that this process has not called yet adds what its first call takes more than a warm
+one; encoding adds its own quantile.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
+from anyflow_rt.sampling.decode_level import decode_level
 from anyflow_rt.sampling.latency import (
     MAX_JUMPS,
     MAX_RUNS,
@@ -43,6 +46,8 @@ READY_TABLES = 6
 """Of the newest that were asked for, made again before the next run asks."""
 SHORTEST = 1e-9
 """Seconds. A clock that stood still does not make a jump free."""
+_WEIGHTS = np.transpose([np.interp(range(GRID_INTERVALS + 1), HORIZONS, one) for one in np.eye(len(HORIZONS))])
+"""(33, horizons): how a figure of any number of jumps is made of those that are looked at."""
 
 
 class Forecaster:
@@ -68,6 +73,8 @@ class Forecaster:
         self._measured: set[str] = set()
         """Stages whose warm time in jumps is known: they too tell how fast the machine is."""
         self._set_relative(history.runs)
+        self._last_decode: tuple[float, float] | None = None
+        """Seconds, and the level then."""
         self._moments = Moments(self._relative["decode"])
         self._tables: dict[tuple[float, int, bool], list[float]] = {}
         if not history.interpolated:
@@ -105,8 +112,11 @@ class Forecaster:
             seconds = max(seconds, SHORTEST)
             self._observe_jump(seconds, self._recorder.observe(stage, seconds))
         elif not self._recorder.observe(stage, seconds) and stage in self._measured and self._typical:
-            relative = self._relative[stage]
-            self._ratio.observe(seconds / (relative * self._typical), 0.5 * min(1.0, relative))
+            relative, level = self._relative[stage], self._typical * self._ratio.value
+            expected = self._decode_level(level) / level if stage == "decode" else relative
+            self._ratio.observe(seconds / (expected * self._typical), 0.5 * min(1.0, relative))
+            if stage == "decode":
+                self._last_decode = (max(seconds, SHORTEST), level)
 
     def observe_preview(self, stage: str, seconds: float) -> None:
         """The ``jump``, ``decode`` or ``encode`` of a preview. Its jump too says how fast the machine is."""
@@ -127,13 +137,30 @@ class Forecaster:
         level = self.jump_seconds
         if level is None:
             return None
-        after = self._first_calls(("decode", "encode"), confidence)
-        if self._encode:
-            after += self._encode_jumps(confidence) * level
-        jump = self._first_calls(("jump",), confidence)
-        found = [level * factor + after + jump for factor in self._table(confidence)]
-        found[0] -= jump
-        return found
+        decode, extra = self._decode_level(level), self._extra(level, confidence)
+        multiples = self._multiples(confidence)
+        found = [(jumps * level + decode) * multiple + extra for jumps, multiple in enumerate(multiples)]
+        found[0] -= self._first_calls(("jump",), confidence)
+        return list(accumulate(found, max))
+
+    def chances(self, available: Sequence[float], confidence: float) -> list[float]:
+        """That k = 0..32 more jumps and all that follows take no longer than ``available[k]`` seconds, never rising
+        from k = 1 on. confidence: of what is not counted in jumps. All 1 where nothing is known."""
+        level = self.jump_seconds
+        if level is None:
+            return [1.0] * len(available)
+        decode, extra = self._decode_level(level), self._extra(level, confidence)
+        jumps = np.arange(len(available))
+        multiples = (np.array(available) - extra) / np.maximum(jumps * level + decode, SHORTEST)
+        group, starting, margin = group_of(self._ratio.value), not self._recorder.has_jumped, self._margin
+        known = [self._moments.chance(each, multiples, group, starting, margin) for each in HORIZONS]
+        found = (_WEIGHTS[: len(jumps)] * np.transpose(known)).sum(axis=1)
+        return [float(found[0]), *np.minimum.accumulate(found[1:]).tolist()]
+
+    def _extra(self, level: float, confidence: float) -> float:
+        """Seconds of what a run with jumps still has to do beside them and decoding."""
+        first = self._first_calls(("jump", "decode", "encode"), confidence)
+        return first + (self._encode_jumps(confidence) * level if self._encode else 0.0)
 
     def smallest_budget(self, confidence: float, steps: int = 1) -> float | None:
         """Seconds that a whole run of ``steps`` jumps stays within; None where nothing is known."""
@@ -151,8 +178,8 @@ class Forecaster:
         level = self.jump_seconds
         if level is None:
             return 0.0
-        jumps = self._table(confidence)[1] + (self._encode_jumps(confidence) if self._encode else 0.0)
-        return level * jumps
+        encode = level * self._encode_jumps(confidence) if self._encode else 0.0
+        return (level + self._decode_level(level)) * self._multiples(confidence)[1] + encode
 
     def _end_run(self) -> tuple[RunTimes, FirstCalls | None]:
         times, first = self._recorder.end_run()
@@ -188,18 +215,25 @@ class Forecaster:
         first = self._history.first_quantile(stage, confidence)
         return max(0.0, first - warm) if first is not None else (FIRST_CALL_GUESS - 1.0) * warm
 
-    def _table(self, confidence: float) -> list[float]:
-        """(k + D) Q_k for k = 0..32, never descending."""
-        return self._table_of((confidence, group_of(self._ratio.value), not self._recorder.has_jumped))
+    def _decode_level(self, level: float) -> float:
+        """Seconds expected of decoding where a jump is expected to take ``level``."""
+        if self._last_decode is None or not self._decode:
+            return self._relative["decode"] * level
+        return float(decode_level(*self._last_decode, level))
 
-    def _table_of(self, key: tuple[float, int, bool]) -> list[float]:
+    @property
+    def _margin(self) -> float:
+        return INTERPOLATION_MARGIN if self.interpolated else 1.0
+
+    def _multiples(self, confidence: float) -> list[float]:
+        """Of what is expected of k = 0..32 jumps and the decoder."""
+        return self._table((confidence, group_of(self._ratio.value), not self._recorder.has_jumped))
+
+    def _table(self, key: tuple[float, int, bool]) -> list[float]:
         found = self._tables.get(key)
         if found is None:
-            margin = INTERPOLATION_MARGIN if self.interpolated else 1.0
-            spreads = [self._moments.spread(k, *key, margin) for k in HORIZONS]
-            jumps = np.arange(GRID_INTERVALS + 1)
-            values = (jumps + self._relative["decode"]) * np.interp(jumps, HORIZONS, spreads)
-            found = self._tables[key] = np.maximum.accumulate(values).tolist()
+            multiples = [self._moments.multiple(jumps, *key, self._margin) for jumps in HORIZONS]
+            found = self._tables[key] = np.interp(range(GRID_INTERVALS + 1), HORIZONS, multiples).tolist()
         return found
 
     def _encode_jumps(self, confidence: float) -> float:
@@ -241,7 +275,7 @@ class Forecaster:
         asked = list(self._tables)[-READY_TABLES:]
         self._tables.clear()
         for key in asked:  # Now, and not while a run waits for its next decision.
-            self._table_of(key)
+            self._table(key)
 
     def _set_relative(self, runs: Sequence[RunTimes]) -> None:
         """Typical times of the other stages in jumps of the same run: right even where the jumps' are not."""
