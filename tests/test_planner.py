@@ -14,7 +14,7 @@ from anyflow_rt.sampling.controller import Controller, Move
 from anyflow_rt.sampling.forecast import Forecaster
 from anyflow_rt.sampling.latency import History, RunTimes
 from anyflow_rt.sampling.limits import NO_LIMITS, Limits, check_budget, check_confidence
-from anyflow_rt.sampling.planner import Outlook, Position, choose, make_tables
+from anyflow_rt.sampling.planner import AS_THE_SHORTEST, Outlook, Position, choose, make_tables
 from anyflow_rt.sampling.quality import Quality, default_quality, envelope, even_path
 from anyflow_rt.sampling.recorder import RunRecorder
 from anyflow_rt.sampling.schedule import plan_of_nodes, uniform_plan
@@ -39,7 +39,7 @@ def brute_force(quality, outlook, position, limits):
     """Every path: the most that is expected of one that may be taken, then the fewest jumps. (expected, jumps)."""
     most = max(1, min(position.node, limits.max_steps - position.done))
     least = min(max(1, limits.min_steps - position.done), most)
-    late = 1 - outlook.confidence + 2 * (1 - outlook.chances[least])
+    late = 1 - outlook.confidence + AS_THE_SHORTEST * (1 - outlook.chances[least])
     found = []
     for jumps in range(least, most + 1):
         chance = outlook.chances[jumps]
@@ -88,9 +88,9 @@ def test_more_time_is_never_worse(remaining, node):
 
 
 def test_what_no_plan_escapes_holds_none_back():
-    """A burst that one run in fifty begins in: two in a hundred more are risked for a longer plan, but not twenty."""
+    """A burst that one run in fifty begins in: a little more is risked for a longer plan, but not much."""
     tables = make_tables(default_quality())
-    calm, bursts = [1.0, *[0.999] * 4, *[0.97] * 28], [1.0, 0.98, *[0.95] * 7, *[0.8] * 24]
+    calm, bursts = [1.0, *[0.999] * 4, *[0.97] * 28], [1.0, 0.98, *[0.965] * 7, *[0.8] * 24]
     assert choose(tables, Outlook([0.0] * 33, calm, 1.0, 0.99), Position()).jumps == 4
     assert choose(tables, Outlook([0.0] * 33, bursts, 1.0, 0.99), Position()).jumps == 8
     assert choose(tables, Outlook([0.0] * 33, [0.4] * 33, 1.0, 0.99), Position()).jumps == 1

@@ -21,7 +21,7 @@ from anyflow_rt.sampling.limits import NO_LIMITS, Limits
 from anyflow_rt.sampling.quality import Quality, even_next
 from anyflow_rt.sampling.schedule import GRID_INTERVALS
 
-AS_THE_SHORTEST = 2.0
+AS_THE_SHORTEST = 1.5
 LEAST_CHANCE = 0.5
 """No plan but the shortest is taken that is more likely late than not."""
 ROUNDING = 1e-9
