@@ -25,6 +25,8 @@ INTERPOLATION_MARGIN = 1.25
 """On the spread of predictions that rest on other settings."""
 READY_TABLES = 6
 """Of the newest that were asked for, made again before the next run asks."""
+MULTIPLES = np.concatenate([[0.0, 0.5], np.linspace(0.8, 1.5, 141), np.geomspace(1.51, 32.0, 100)])
+"""Of what is expected: where chances are looked up; between them they are interpolated."""
 _WEIGHTS = np.transpose([np.interp(range(GRID_INTERVALS + 1), HORIZONS, one) for one in np.eye(len(HORIZONS))])
 """(33, horizons): how a figure of any number of jumps is made of those that are looked at."""
 
@@ -39,6 +41,7 @@ class Forecaster(Learner):
         self, history: History, *, decode: bool = True, encode: bool = False, recorder: RunRecorder | None = None
     ) -> None:
         self._tables: dict[tuple[float, int, bool], list[float]] = {}
+        self._chance_tables: dict[tuple[int, bool], np.ndarray] = {}
         super().__init__(history, decode=decode, encode=encode, recorder=recorder)
 
     def required(self, confidence: float) -> list[float] | None:
@@ -61,9 +64,11 @@ class Forecaster(Learner):
         decode, extra = self._decode_level(level), self._extra(level, confidence)
         jumps = np.arange(len(available))
         multiples = (np.array(available) - extra) / np.maximum(jumps * level + decode, SHORTEST)
-        group, starting, margin = group_of(self._ratio.value), not self._recorder.has_jumped, self._margin
-        known = [self._moments.chance(each, multiples, group, starting, margin) for each in HORIZONS]
-        found = (_WEIGHTS[: len(jumps)] * np.transpose(known)).sum(axis=1)
+        table = self._chance_table((group_of(self._ratio.value), not self._recorder.has_jumped))
+        right = np.clip(np.searchsorted(MULTIPLES, multiples), 1, len(MULTIPLES) - 1)
+        below, above = table[jumps, right - 1], table[jumps, right]
+        share = (multiples - MULTIPLES[right - 1]) / (MULTIPLES[right] - MULTIPLES[right - 1])
+        found = below + (above - below) * np.clip(share, 0.0, 1.0)
         return [float(found[0]), *np.minimum.accumulate(found[1:]).tolist()]
 
     def _extra(self, level: float, confidence: float) -> float:
@@ -114,6 +119,14 @@ class Forecaster(Learner):
             found = self._tables[key] = np.interp(range(GRID_INTERVALS + 1), HORIZONS, multiples).tolist()
         return found
 
+    def _chance_table(self, key: tuple[int, bool]) -> np.ndarray:
+        """(33, MULTIPLES): the chance of k = 0..32 jumps and the decoder."""
+        found = self._chance_tables.get(key)
+        if found is None:
+            known = [self._moments.chance(jumps, MULTIPLES, *key, self._margin) for jumps in HORIZONS]
+            found = self._chance_tables[key] = _WEIGHTS @ np.array(known)
+        return found
+
     def _encode_jumps(self, confidence: float) -> float:
         """The quantile of encoding, in jumps as they were expected then."""
         found = [run.times.encode / run.levels[-1] for run in self._runs if run.times.encode is not None]
@@ -127,5 +140,10 @@ class Forecaster(Learner):
         super()._refresh()
         asked = list(self._tables)[-READY_TABLES:]
         self._tables.clear()
-        for key in asked:  # Now, and not while a run waits for its next decision.
+        situations = list(self._chance_tables)
+        self._chance_tables.clear()
+        # Now, and not while a run waits for its next decision.
+        for key in asked:
             self._table(key)
+        for situation in situations:
+            self._chance_table(situation)
