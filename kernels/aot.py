@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from anyflow_rt.errors import EngineError, UsageError
-from anyflow_rt.kernels.checks import ALIGNMENT
+from anyflow_rt.kernels.checks import ALIGNMENT, LARGEST_INDEX
 from anyflow_rt.kernels.entry import Parameter, check_entry
 from anyflow_rt.kernels.launch import Constant, Launch
 from anyflow_rt.kernels.package import INTERPRETED, triton
@@ -198,7 +198,7 @@ def _signature(launch: Launch) -> tuple[dict[str, str], dict[str, Constant]]:
         elif isinstance(value, Tensor):
             types[name] = "*" + _TYPES[value.dtype]
         else:
-            types[name] = "i32" if isinstance(value, int) else "fp32"
+            types[name] = "fp32" if isinstance(value, float) else "i32" if value <= LARGEST_INDEX else "i64"
     return types, constants
 
 

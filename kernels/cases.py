@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+from dataclasses import replace
 
 import torch
 
@@ -10,6 +12,11 @@ from anyflow_rt.errors import UsageError
 from anyflow_rt.kernels.video_shapes import Case
 
 OPS = ("flow_map_update", "adaptive_norm", "qk_norm_rope", "attention")
+
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPE = "bf16"
+"""Of activations, unless asked otherwise."""
 
 
 def ops_of(names: str) -> tuple[str, ...]:
@@ -23,3 +30,24 @@ def cases_of(op: str, dtype: torch.dtype = torch.bfloat16) -> list[Case]:
         raise UsageError(f"unknown op {op!r}; the ops are {', '.join(OPS)}")
     found: list[Case] = importlib.import_module(f"anyflow_rt.kernels.{op}.shapes").cases(dtype)
     return found
+
+
+def selected_cases(op: str, pattern: str, dtype: str = DTYPE) -> list[tuple[str, Case]]:
+    """(op, case) of the ops by comma whose case's name holds the regular expression ``pattern``.
+
+    Cases of another type than ``DTYPE`` carry it in their name. Raises UsageError for an op or a type that is not
+    there, and where no case is left.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown type {dtype!r}; the types are {', '.join(DTYPES)}")
+    suffix = "" if dtype == DTYPE else f" {dtype}"
+    chosen = [
+        (name, replace(case, name=case.name + suffix))
+        for name in ops_of(op)
+        for case in cases_of(name, DTYPES[dtype])
+        if re.search(pattern, case.name)
+    ]
+    if not chosen:
+        known = ", ".join(case.name for name in ops_of(op) for case in cases_of(name))
+        raise UsageError(f"no case of {op} has a name that holds {pattern!r}; there are {known}")
+    return chosen

@@ -1,4 +1,4 @@
-"""The launches of the flow-map update that matter: the end of a jump, plain and guided, at every video shape."""
+"""The launches of the flow-map update that matter: the end of a jump, plain, guided and cast, at every video shape."""
 
 from __future__ import annotations
 
@@ -20,4 +20,5 @@ def _cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
     return [
         Case(f"{shape.name} plain", plan_flow_map_update, plain),
         Case(f"{shape.name} guided", plan_flow_map_update, guided),
+        Case(f"{shape.name} cast", plan_flow_map_update, {**plain, "cast": dtype}),
     ]
