@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import re
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from anyflow_rt.errors import UsageError
-from anyflow_rt.kernels.video_shapes import Case
+from anyflow_rt.kernels.video_shapes import Case, VideoShape
 
 OPS = ("flow_map_update", "adaptive_norm", "qk_norm_rope", "attention")
 
@@ -26,10 +27,20 @@ def ops_of(names: str) -> tuple[str, ...]:
 
 def cases_of(op: str, dtype: torch.dtype = torch.bfloat16) -> list[Case]:
     """The cases of one op. Raises UsageError for an op that is not there."""
+    found: list[Case] = _shapes_of(op).cases(dtype)
+    return found
+
+
+def shape_cases_of(op: str, shape: VideoShape, dtype: torch.dtype = torch.bfloat16) -> list[Case]:
+    """The cases of one op at one video shape, which need not be of ``VIDEO_SHAPES``. Raises as ``cases_of``."""
+    found: list[Case] = _shapes_of(op).shape_cases(shape, dtype)
+    return found
+
+
+def _shapes_of(op: str) -> Any:
     if op not in OPS:
         raise UsageError(f"unknown op {op!r}; the ops are {', '.join(OPS)}")
-    found: list[Case] = importlib.import_module(f"anyflow_rt.kernels.{op}.shapes").cases(dtype)
-    return found
+    return importlib.import_module(f"anyflow_rt.kernels.{op}.shapes")
 
 
 def selected_cases(op: str, pattern: str, dtype: str = DTYPE) -> list[tuple[str, Case]]:

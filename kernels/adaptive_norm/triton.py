@@ -160,7 +160,7 @@ def plan_adaptive_norm(
     shape, device = tuple(residual.shape), residual.device
     number = target_of(residual) if target is None else target
     config = configuration(number, width, tokens, branch is not None)
-    check_index("the number of tokens of a frame of residual", tokens + config.rows * config.tiles)
+    check_index("the number of tokens of a frame of residual, padded to a block,", tokens + config.rows * config.tiles)
     return Launch(
         ADAPTIVE_NORM,
         {

@@ -30,7 +30,7 @@ class AttentionConfig:
 
 
 _SMALL_SHARED_MEMORY = {
-    64: AttentionConfig(128, 64, 4, 3),
+    64: AttentionConfig(128, 64, 8, 3),
     128: AttentionConfig(128, 32, 8, 3),
     256: AttentionConfig(64, 32, 8, 1),
 }
@@ -51,8 +51,8 @@ TABLE: dict[int, dict[int, AttentionConfig]] = {
 }
 """Target -> largest head size -> configuration, for 16-bit types."""
 
-SINGLE = AttentionConfig(32, 32, 4, 1)
-"""For float32, which has no matrix instructions here: exact rather than fast."""
+SINGLE = AttentionConfig(32, 32, 8, 1)
+"""For float32, which has no matrix instructions here: exact rather than fast. Four warps would spill."""
 
 
 def configuration(target: int, head_dim: int, element_bytes: int) -> AttentionConfig:

@@ -76,7 +76,7 @@ def plan_quantise(x: Tensor, mean: Tensor | None, rows: int, shared: bool, targe
     batch, heads, length, head_dim = x.shape
     target = target_of(x) if target is None else target
     unit = stride_unit(x)
-    check_index("the length of queries or keys", length + rows)
+    check_index("the length of queries or keys, padded to a block,", length + rows)
     count = cdiv(length, rows) if shared else length
     return Launch(
         QUANTISE,

@@ -19,11 +19,13 @@ OTHER_HEADS = (64, 80, 96)
 
 def cases(dtype: torch.dtype = torch.bfloat16) -> list[Case]:
     """Every case, in ``dtype``."""
-    shaped = [case for shape in VIDEO_SHAPES for case in _cases(shape, dtype)]
+    shaped = [case for shape in VIDEO_SHAPES for case in shape_cases(shape, dtype)]
     return shaped + [_other_heads(head_dim, dtype) for head_dim in OTHER_HEADS]
 
 
-def _cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
+def shape_cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
+    """Those of ``shape``, in ``dtype``."""
+
     def tokens(length: int) -> torch.Tensor:
         return described(1, shape.heads, length, shape.head_dim, dtype=dtype)
 

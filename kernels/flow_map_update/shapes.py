@@ -10,10 +10,11 @@ from anyflow_rt.kernels.video_shapes import VIDEO_SHAPES, Case, VideoShape, desc
 
 def cases(dtype: torch.dtype = torch.bfloat16) -> list[Case]:
     """Every case, its tokens in ``dtype``."""
-    return [case for shape in VIDEO_SHAPES for case in _cases(shape, dtype)]
+    return [case for shape in VIDEO_SHAPES for case in shape_cases(shape, dtype)]
 
 
-def _cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
+def shape_cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
+    """Those of ``shape``, tokens in ``dtype``."""
     tokens = described(1, shape.length, shape.patch**2 * shape.channels, dtype=dtype)
     plain = {"tokens": tokens, "state": described(*shape.state), "interval": described(1, shape.frames)}
     guided = {**plain, "unconditional": tokens, "guidance_scale": described(1)}

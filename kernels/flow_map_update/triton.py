@@ -145,7 +145,7 @@ def plan_flow_map_update(
 
     padded = power_of_two(channels)
     config = configuration(target_of(state) if target is None else target, columns, patch * patch * padded)
-    check_index("the width of state", width + patch * config.block)
+    check_index("the width of state, padded to a block,", width + patch * config.block)
     group = math.gcd(columns, 8) if columns else 1
     shape = tuple(state.shape)
     return Launch(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.kernels import DEVICE, Memory, assert_close, tensors
+from support.kernels import DEVICE, KERNEL, Memory, assert_close, tensors
 
 from anyflow_rt.engines import triton_build
 from anyflow_rt.kernels import aot
@@ -39,22 +39,13 @@ def source(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def described(launch: Launch, target: int) -> CompiledKernel:
     """A kernel that says it was compiled of ``launch``; its code is none."""
-    return CompiledKernel(
+    return replace(
+        KERNEL,
         op=launch.kernel.op,
-        name="_kernel",
         target=target,
         key=launch_key(launch, target),
         grid=launch.kernel.grid,
         parameters=(Parameter("state", "*fp32"), Parameter("frames", "i32")),
-        constants={},
-        extents=(),
-        warps=4,
-        shared_bytes=0,
-        tensor_memory=0,
-        ptx_version=80,
-        compiler="none",
-        cubin=b"\x7fELF",
-        ptx="",
     )
 
 
