@@ -199,9 +199,10 @@ def test_static_figures_that_are_worse_end_in_an_error(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "kernels"]) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "--static and --roofline need none" in said
+    for arguments in ([], ["--tune", "measured.json"], ["--op", "jump"]):
+        assert main(["bench", "kernels", *arguments]) == 1
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "--static and --roofline need none" in said
 
 
 def test_what_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 HELP = "kernels: what they take of a GPU, what they could reach at best, and, on a GPU, what they reach"
-ROUNDS = 50
+ROUNDS, TUNING_ROUNDS = 50, 10
 ALL, JUMP = "all", "jump"
 """Of ``--op``: every op and the whole jump; the jump alone."""
 
@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parts.add_argument(
         "--roofline", action="store_true", help="floors of a jump, or of ops and cases that are named; needs no GPU"
+    )
+    parts.add_argument(
+        "--tune", metavar="FILE.json", help="time attention's configurations on a GPU, write the fastest to FILE"
     )
     parser.add_argument("--target", default="all", metavar="sm_XX", help="targets by comma (default: all)")
     parser.add_argument("--op", default=ALL, metavar="NAME", help="ops by comma, or jump: a whole one (default: all)")

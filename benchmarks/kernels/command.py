@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyflow_rt.benchmarks.kernels.arguments import ALL, JUMP, ROUNDS
+from anyflow_rt.benchmarks.kernels.arguments import ALL, JUMP, ROUNDS, TUNING_ROUNDS
 from anyflow_rt.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def execute(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
         raise UsageError("--op jump is timed or given a floor, not compiled: leave out --static")
     if options.static:
         return _static(options, say)
+    if options.tune:
+        return _tuned(options, say)
     return _roofline(options, say) if options.roofline else _measured(options, say)
 
 
@@ -109,6 +111,21 @@ def _jump_floor(gpu: Gpu, name: str, steps: list[Step]) -> dict[str, Any]:
         "assumed_shares": SHARES[gpu.target],
         "steps": [{**asdict(step), "floor_seconds": step.floor(gpu)} for step in steps],
     }
+
+
+def _tuned(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
+    from anyflow_rt.benchmarks.kernels.gpus import ceiling_line
+    from anyflow_rt.benchmarks.kernels.measure import require_gpu
+    from anyflow_rt.benchmarks.kernels.tune import tuned, write_measured
+
+    name, gpu = require_gpu()
+    say(ceiling_line(gpu, name))
+    rows = tuned(gpu.target, TUNING_ROUNDS if options.rounds is None else options.rounds, say)
+    write_measured(Path(options.tune), gpu.target, rows)
+    say(f"written to {options.tune}; kernels/attention/measured.json is what is read")
+    return [
+        {"gpu": name, "target": f"sm_{gpu.target}", "heads": size, **asdict(config)} for size, config in rows.items()
+    ]
 
 
 def _measured(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ OTHER_HEADS = (64, 80, 96)
 def cases(dtype: torch.dtype = torch.bfloat16) -> list[Case]:
     """Every case, in ``dtype``."""
     shaped = [case for shape in VIDEO_SHAPES for case in shape_cases(shape, dtype)]
-    return shaped + [_other_heads(head_dim, dtype) for head_dim in OTHER_HEADS]
+    return shaped + [head_case(head_dim, dtype) for head_dim in OTHER_HEADS]
 
 
 def shape_cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
@@ -46,7 +46,8 @@ def shape_cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
     ]
 
 
-def _other_heads(head_dim: int, dtype: torch.dtype) -> Case:
+def head_case(head_dim: int, dtype: torch.dtype = torch.bfloat16) -> Case:
+    """Self-attention at the length of the 1.3B shape, its heads of another size."""
     tokens = described(1, SMALL.heads, SMALL.length, head_dim, dtype=dtype)
     return Case(f"heads of {head_dim}", plan_attention, {"query": tokens, "key": tokens, "value": tokens})
 

@@ -22,7 +22,7 @@ from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels import launch as launching
 from anyflow_rt.kernels.attention.blocks import block_table
 from anyflow_rt.kernels.attention.checks import check_chunks, check_heads, check_reach
-from anyflow_rt.kernels.attention.config import configuration, split_head, stride_unit
+from anyflow_rt.kernels.attention.config import AttentionConfig, configuration, split_head, stride_unit
 from anyflow_rt.kernels.attention.online_softmax import LOWEST, attend, load_rows
 from anyflow_rt.kernels.checks import FLOATS, check_index, check_tensor
 from anyflow_rt.kernels.grid import cdiv
@@ -170,8 +170,10 @@ def plan_attention(
     scale: float | None = None,
     scales: tuple[Tensor, Tensor] | None = None,
     target: int | None = None,
+    config: AttentionConfig | None = None,
 ) -> Launch:
-    """The launch of ``attention``, output allocated. ``target`` is that of the tensors' device unless given.
+    """The launch of ``attention``, output allocated. ``target`` is that of the tensors' device unless given, ``config``
+    that of the target.
 
     ``scales``: of queries and keys that are int8, as ``quantise`` makes them for this target's blocks of keys.
     """
@@ -186,7 +188,8 @@ def plan_attention(
         check_tensor("key_bias", key_bias, (batch, key_length), (torch.float32,))
     if chunks is not None:
         check_chunks(chunks, query_length, key_length)
-    config = configuration(target_of(query) if target is None else target, head_dim, value.element_size())
+    number = target_of(query) if target is None else target
+    config = config or configuration(number, head_dim, value.element_size())
     blocks = {"query": config.queries, "key": config.keys, "value": config.keys}
     for (name, rows), tensor in zip(blocks.items(), (query, key, value), strict=True):
         check_index(f"the length of {name}, padded to a block,", tensor.shape[2] + rows)

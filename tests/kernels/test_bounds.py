@@ -89,9 +89,7 @@ def test_sizes_at_the_border_of_32_bits_are_planned_or_refused() -> None:
     plan_attention(long, long[:, :, :64], long[:, :, :64], target=89)
     longer = described(1, 1, 2**31 - 64, 16, dtype=torch.bfloat16)
     for given in ((longer, long, long), (long[:, :, :64], longer, longer)):
-        with pytest.raises(
-            EngineError, match=r"the length of (query|key), padded to a block, is 214748\d+; accepted"
-        ):
+        with pytest.raises(EngineError, match=r"the length of (query|key), padded to a block, is 214748\d+; accepted"):
             plan_attention(*given, target=89)
     with pytest.raises(EngineError, match="the length of queries or keys, padded to a block, is 2147483648"):
         plan_quantise(longer, None, 64, shared=False, target=89)
