@@ -91,7 +91,7 @@ class TritonEngine(Engine):
         from anyflow_rt.kernels.packed import KernelPack
 
         try:
-            return KernelPack(self.model_path.parent / KERNELS, target_of(self._module.patch_weight))
+            return KernelPack(self.model_path.parent / KERNELS, target_of(next(self._module.parameters())))
         except EngineError as error:
             raise EngineError(f"{error}; {mend_of(self.model_path)}") from error
 
@@ -179,7 +179,9 @@ def exact_float32() -> Iterator[None]:
     """
     import torch
 
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    cuda: Any = torch.backends.cuda
+    cudnn: Any = torch.backends.cudnn
+    switches = (cuda.matmul, cudnn.conv, cudnn.rnn)
     before = [switch.fp32_precision for switch in switches]
     for switch in switches:
         switch.fp32_precision = "ieee"

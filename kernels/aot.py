@@ -204,8 +204,15 @@ def _signature(launch: Launch) -> tuple[dict[str, str], dict[str, Constant]]:
         elif isinstance(value, Tensor):
             types[name] = "*" + _TYPES[value.dtype]
         else:
-            types[name] = "fp32" if isinstance(value, float) else "i32" if value <= LARGEST_INDEX else "i64"
+            types[name] = number_type(value)
     return types, constants
+
+
+def number_type(value: object) -> str:
+    """Of a number that is passed, as Triton spells it: whole ones in 32 bits where they fit."""
+    if isinstance(value, int):
+        return "i32" if value <= LARGEST_INDEX else "i64"
+    return "fp32"
 
 
 @contextlib.contextmanager

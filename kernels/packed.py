@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from anyflow_rt.kernels.driver import LoadedKernel
 from anyflow_rt.kernels.entry import HIDDEN
 from anyflow_rt.kernels.launch import LAUNCHERS, Argument, Launch
 
-_NUMBERS = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
+_NUMBERS: dict[str, Any] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
 
 
 class KernelPack:
@@ -71,5 +72,6 @@ def entry_arguments(kernel: CompiledKernel, arguments: Mapping[str, Argument]) -
         else:
             if parameter.type == "i32":
                 check_index(parameter.name, int(value))
-            values.append(_NUMBERS[parameter.type](value))
+            number: ctypes._SimpleCData = _NUMBERS[parameter.type](value)
+            values.append(number)
     return values + [ctypes.c_uint64(0) for _ in range(HIDDEN)]

@@ -63,7 +63,7 @@ def _static(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
         say(static_line(figures))
         found.append(line)
     if worse:
-        raise EngineError(f"{len(worse)} figures are worse than the committed table's: {'; '.join(worse)}")
+        raise EngineError(f"worse than the committed table: {'; '.join(worse)}")
     return found
 
 

@@ -78,9 +78,8 @@ def measured() -> dict[int, dict[int, AttentionConfig]]:
             for target, rows in read.items()
         }
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise EngineError(
-            f"{path} cannot be read ({error}); write it again with  bench kernels --tune {path}"
-        ) from error
+        mend = f"write it again with  bench kernels --tune {path}"
+        raise EngineError(f"{path} cannot be read ({error}); {mend}") from error
 
 
 def candidates(target: int, head_dim: int) -> list[AttentionConfig]:
