@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from anyflow_rt.errors import EngineError
-from anyflow_rt.kernels.aot import CompiledKernel
+
+if TYPE_CHECKING:
+    from anyflow_rt.kernels.aot import CompiledKernel
 
 LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
 _MAX_DYNAMIC_SHARED_BYTES = 8
