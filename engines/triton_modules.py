@@ -7,8 +7,8 @@
 
 What is left to PyTorch: the patches' and the head's projection, six linear layers a block (fused qkv, out, query,
 out, expand, contract), the activation between the last two, and what goes before the patches: the state cast to the
-compute type, and its pixels put in order. The residual is kept in the compute type, everything
-that is summed over is float32. ``transformer.Denoiser`` says what is computed, and how weights are laid out.
+compute type, and its pixels put in order. The residual is kept in the compute type, everything that is summed over is
+float32. ``transformer.Denoiser`` says what is computed, and how weights are laid out.
 """
 
 from __future__ import annotations
