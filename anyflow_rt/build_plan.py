@@ -233,6 +233,7 @@ def _for_size(wanted: WantedEngine, defaults: Defaults, settings: TensorRtSettin
     if wanted.target == CPU:
         return wanted
     builder = builders.builder_for(wanted.engine, wanted.target)
+    builder.check(wanted.target, settings)
     return replace(wanted, profile=builder.profile(defaults.size, settings))
 
 

@@ -35,7 +35,8 @@ class Builder:
     targets, precisions: those it has, the usual precision first. packages: modules it needs, and ``extra`` of ours
     that has them. build: (source, target, precision, folder, report) writes ``<component>.*`` and whatever else the
     engine reads into the empty ``folder``, and gives the package versions that the files depend on. unusual: the usual
-    precision of targets that lack the first. profile: what the manifest calls engines made for a size.
+    precision of targets that lack the first. profile: what the manifest calls engines made for a size. check: raises
+    for settings that its engines for a target cannot have, before any work.
     """
 
     targets: tuple[str, ...]
@@ -45,6 +46,7 @@ class Builder:
     build: Callable[[BuildSource, str, str, Path, Report], dict[str, str]]
     unusual: Mapping[str, str] = field(default_factory=dict)
     profile: Callable[[VideoSize, TensorRtSettings], str] = lambda size, settings: "dynamic"
+    check: Callable[[str, TensorRtSettings], None] = lambda target, settings: None
 
     def usual_precision(self, target: str) -> str:
         """The precision of engines for ``target`` where none is asked for."""

@@ -126,6 +126,17 @@ def test_settings(settings: TensorRtSettings, tmp_path: Path) -> None:
         assert engine.size > 0
 
 
+@pytest.mark.parametrize("kernels", ["norms", "all"])
+def test_graphs_with_kernels_are_read_and_refused_without_plugins(kernels: str, tmp_path: Path) -> None:
+    """TensorRT's parser takes the nodes' functions where it finds no plugin: such an engine is not built in silence."""
+    typed = write_typed_graph("denoiser", shapes_graph("denoiser"), tmp_path / "d.onnx", "bf16", kernels=kernels)
+    wanted = profiles("denoiser", typed.path, shapes_architecture(), SIZE, ONE_LENGTH)
+    count = sum(typed.kernels.values())
+    with pytest.raises(EngineError, match=f"took 0 of {count} kernels of d.onnx for plugins; build without"):
+        compile_engine(import_package(RTX), typed.path, tmp_path / "e", WIDE_TARGET, wanted, ONE_LENGTH, plugins=count)
+    assert not (tmp_path / "e").exists()
+
+
 def test_progress_is_told_and_an_interrupt_ends_the_build(tmp_path: Path) -> None:
     architecture = shapes_architecture()
     typed = write_typed_graph("conditioner", shapes_graph("conditioner"), tmp_path / "c.onnx", "bf16")

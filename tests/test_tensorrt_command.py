@@ -12,6 +12,7 @@ import pytest
 from support.bundles import RandomBundle, random_bundle
 from support.commands import fails
 
+from anyflow_rt.build_plan import BuildOptions, plan_build
 from anyflow_rt.cli.main import main
 from anyflow_rt.engines.builders import builder_for, default_builder
 from anyflow_rt.engines.bundle import Bundle
@@ -125,6 +126,33 @@ def test_enterprise_builds_on_its_own_gpu_only() -> None:
     assert builder_for(ENTERPRISE, "sm_90").usual_precision("sm_90") == "bf16"
 
 
+def planned(made: RandomBundle, target: str, **settings: str) -> str:
+    options = {"checkpoint": str(made.checkpoint), "targets": (target,), "engine": ENTERPRISE}
+    plan = plan_build(BuildOptions(**options, tensorrt=TensorRtSettings(**settings)))
+    return plan.wanted[0].profile
+
+
+def test_triton_kernels_are_refused_where_there_are_none(
+    made: RandomBundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = ["--triton-kernels", "norms"]
+    words = "tensorrt_rtx builds no engine with triton_kernels norms, as it takes no plugins; leave it out, or use"
+    fails(capsys, command(made, "--target", "sm_89", "--engine", RTX, *ask), words)
+    fails(capsys, command(made, "--target", "sm_89", "--triton-kernels", "some"), "choose from none, norms, all")
+    ask += ["--engine", ENTERPRISE]
+    fails(capsys, command(made, "--target", "sm_75", *ask), "no Triton kernels for sm_75, only for sm_80, sm_86")
+    fails(capsys, command(made, "--target", "sm_121", *ask), "leave out --triton-kernels")
+    fails(capsys, command(made, "--target", "sm_89", *ask, "--hardware", "ampere_plus"), "for the target alone")
+    with pytest.raises(UsageError, match=r"for sm_100 takes tensor memory, .*; use --triton-kernels norms"):
+        planned(made, "sm_100", triton_kernels="all")
+    assert planned(made, "sm_100", triton_kernels="norms").endswith("-triton_norms")
+    assert "triton" not in planned(made, "sm_90")
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "triton" else found(name))
+    with pytest.raises(MissingPackageError, match=r"--triton-kernels needs .*pip install 'anyflow-rt\[tensorrt\]'"):
+        planned(made, "sm_90", triton_kernels="all")
+
+
 def test_packages_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(package.importlib, "import_module", lambda name: SimpleNamespace(__version__="10.14.1"))
@@ -188,3 +216,4 @@ def test_profile_names() -> None:
     assert TensorRtSettings().profile_name(size) == "81x480x832"
     assert TensorRtSettings(cross_keys="all").profile_name(size) == "81x480x832-all_keys"
     assert TensorRtSettings(smallest=small, largest=size).profile_name(size) == "5x64x64-81x480x832"
+    assert TensorRtSettings(triton_kernels="all").profile_name(size) == "81x480x832-triton_all"

@@ -81,8 +81,10 @@ def _parts(bundle: Bundle, engine: EngineRecord) -> dict[str, dict[str, Any]]:
 
 
 def _described(values: dict[str, Any]) -> str:
+    kernels = sum(values.get("kernels", {}).values())
+    ours = f"   {kernels} Triton kernels" if kernels else ""
     return (
         f"{values['bytes'] / 1e6:9.2f} MB   {values['precision']}   {values['layers']} layers   attention: "
-        f"{values['fused']} fused, {values['decomposed']} not   built in {values['seconds']:.1f} s with "
+        f"{values['fused']} fused, {values['decomposed']} not{ours}   built in {values['seconds']:.1f} s with "
         f"{values['peak_memory'] / 1e9:.1f} GB"
     )

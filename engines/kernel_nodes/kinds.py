@@ -219,9 +219,7 @@ KINDS = {
         updated = Sub (state, change)""",
             {"patch": int},
         ),
-        NodeKind(
-            "PlainAttention", ("query", "key", "value"), ("output",), _attended("scores = Div (products, root)")
-        ),
+        NodeKind("PlainAttention", ("query", "key", "value"), ("output",), _attended("scores = Div (products, root)")),
         NodeKind(
             "BiasedAttention",
             ("query", "key", "value", "key_bias"),
@@ -233,9 +231,11 @@ KINDS = {
         ),
     )
 }
-"""By name. Shapes: residual, branch, joined, normalised (B, F, N, D); modulation (B, F, rows, D), or one row that serves
-all of the table's; table (rows, D); gain, bias (D,); packed (B, L, heads * d), for ``QkNormRope`` three times that;
+"""By name. Shapes: residual, branch, joined, normalised (B, F, N, D); modulation (B, F, rows, D), or one row for all of
+the table's; table (rows, D); gain, bias (D,); packed (B, L, heads * d), for ``QkNormRope`` three times that;
 angles (L, d/2); query, key, value (B, heads, L, d); key_bias (B, Lk); output (B, L, heads * d); tokens (B, L, p p C);
-state (B, F, C, H, W); interval (B, F). State, interval, vectors, gains, angles and biases are float32; ``joined`` is of
-the residual's type, ``normalised`` of ``normalised_type`` (ONNX's number of it), queries and keys of ``packed``'s.
-``patch`` is p; ``gate_row``, ``shift`` and ``scale`` are rows."""
+state (B, F, C, H, W); interval (B, F).
+
+State, interval, vectors, gains, angles and biases are float32; ``joined`` is of the residual's type, ``normalised`` of
+``normalised_type`` (ONNX's number of it), queries and keys of ``packed``'s. ``patch`` is p; ``gate_row``, ``shift`` and
+``scale`` are rows."""

@@ -108,7 +108,7 @@ def _turned(norm: ir.Node, where: str) -> _Part:
     halves = only_reader(part.last.outputs[0], "Split", where)
     first, second = halves.outputs
     joined = next((node for node in _descendants(first, 3) if node.op_type == "Concat"), None)
-    real, imaginary = (joined.inputs if joined is not None and len(joined.inputs) == 2 else (None, None))
+    real, imaginary = joined.inputs if joined is not None and len(joined.inputs) == 2 else (None, None)
     if joined is None or real is None or imaginary is None:
         raise mismatch(where, "rotation", halves)
     minus, plus = maker(real, "Sub"), maker(imaginary, "Add")

@@ -11,10 +11,8 @@ from anyflow_rt.engines.kernel_nodes.joins import fuse_joins
 from anyflow_rt.engines.kernel_nodes.kinds import DOMAIN, KINDS, VERSION
 from anyflow_rt.engines.kernel_nodes.matching import mismatch
 from anyflow_rt.engines.kernel_nodes.queries import fuse_queries
+from anyflow_rt.engines.kernel_nodes.sets import ATTENTION, NONE
 from anyflow_rt.engines.kernel_nodes.update import fuse_update
-
-KERNEL_SETS = ("none", "norms", "all")
-"""``norms``: residual sums with their norms, queries and keys, the update. ``all``: attention as well."""
 
 
 def use_kernels(model: ir.Model, kernels: str) -> dict[str, int]:
@@ -23,13 +21,13 @@ def use_kernels(model: ir.Model, kernels: str) -> dict[str, int]:
     ``kernels``: one of ``KERNEL_SETS``. The functions of the nodes go into the model. Raises EngineError, naming the
     block, where a part of the graph is not as this package exports it: no block goes without its kernels.
     """
-    if kernels == "none":
+    if kernels == NONE:
         return {}
     layers, heads = _blocks_and_heads(model.graph)
     fuse_joins(model, layers)
     fuse_queries(model, heads)
     fuse_update(model)
-    if kernels == "all":
+    if kernels == ATTENTION:
         fuse_attention(model)
     model.graph.sort()
     from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -46,7 +44,7 @@ def use_kernels(model: ir.Model, kernels: str) -> dict[str, int]:
 
 def expected_nodes(layers: int, cross_attn_norm: bool, kernels: str, biased: bool = True) -> dict[str, int]:
     """Nodes of each kind in a denoiser. ``biased``: whether cross-attention has a bias."""
-    if kernels == "none":
+    if kernels == NONE:
         return {}
     nodes = {
         "AdaptiveNorm": 1,
@@ -57,7 +55,7 @@ def expected_nodes(layers: int, cross_attn_norm: bool, kernels: str, biased: boo
         "QkNormRope": layers,
         "QueryNorm": layers,
     }
-    if kernels == "all":
+    if kernels == ATTENTION:
         nodes |= {"PlainAttention": layers, "BiasedAttention": layers} if biased else {"PlainAttention": 2 * layers}
     return dict(sorted(nodes.items()))
 
@@ -73,7 +71,7 @@ def _blocks_and_heads(graph: ir.Graph) -> tuple[int, int]:
 
 def _check(graph: ir.Graph, counts: Counter[str], layers: int, kernels: str) -> None:
     """Raise EngineError unless every block has its nodes and nothing that they stand for is left."""
-    replaced = ["LayerNormalization", "RMSNormalization", *(["Attention"] if kernels == "all" else [])]
+    replaced = ["LayerNormalization", "RMSNormalization", *(["Attention"] if kernels == ATTENTION else [])]
     for node in graph:
         if node.op_type in replaced and node.domain == "":
             raise mismatch("in place of it", f"kernel for {node.op_type}", node)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.kernel_nodes.sets import NONE
+from anyflow_rt.engines.targets import capability
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, PACKAGE_TARGETS, import_package
 from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS, Profile, profiles
 from anyflow_rt.engines.tensorrt.record import EngineFacts
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.engines.typed.graph import write_typed_graph
-from anyflow_rt.errors import UsageError
+from anyflow_rt.errors import EngineError, UsageError
 
 Report = Callable[[str], object]
 
@@ -27,12 +29,14 @@ _TIMING_CACHE = "timing.cache"
 class BuiltComponent:
     """precision: of its graph. fused, decomposed: attentions that are one kernel, and those that are taken apart.
 
-    layers: of the network before the package fused it. peak_memory: of the building process so far, bytes.
+    kernels: nodes that are kernels of ours, by kind. layers: of the network before the package fused it. peak_memory:
+    of the building process so far, bytes.
     """
 
     precision: str
     fused: int
     decomposed: int
+    kernels: dict[str, int]
     layers: int
     bytes: int
     seconds: float
@@ -69,27 +73,44 @@ def build_engines(
     trt = import_package(engine)
     from anyflow_rt.engines.tensorrt.compiler import compile_engine
 
+    plugins = None
+    if settings.triton_kernels != NONE:
+        from anyflow_rt.engines.tensorrt.plugins import register_plugins
+
+        plugins = register_plugins(trt, capability(target))
     built: dict[str, BuiltComponent] = {}
     with tempfile.TemporaryDirectory(prefix="anyflow-rt-tensorrt-") as name:
         work = Path(name)
         for component in RUN_COMPONENTS:
             graph = write_typed_graph(
-                component, bundle.component_path(component), work / f"{component}.onnx", precision, settings.cross_keys
+                component,
+                bundle.component_path(component),
+                work / f"{component}.onnx",
+                precision,
+                settings.cross_keys,
+                settings.triton_kernels,
             )
             wanted = profiles(component, graph.path, bundle.architecture, bundle.defaults.size, settings)
-            made = compile_engine(
-                trt,
-                graph.path,
-                folder / f"{component}.engine",
-                target,
-                wanted,
-                settings,
-                timing_cache=folder / _TIMING_CACHE if engine == ENTERPRISE else None,
-            )
+            try:
+                made = compile_engine(
+                    trt,
+                    graph.path,
+                    folder / f"{component}.engine",
+                    target,
+                    wanted,
+                    settings,
+                    plugins=sum(graph.kernels.values()),
+                    timing_cache=folder / _TIMING_CACHE if engine == ENTERPRISE else None,
+                )
+            except EngineError as error:
+                # What went wrong in a function that TensorRT calls, it cannot say.
+                failure = None if plugins is None else plugins.failure
+                raise failure or error from None
             built[component] = BuiltComponent(
                 precision=graph.precision,
                 fused=graph.fused,
                 decomposed=graph.decomposed,
+                kernels=dict(graph.kernels),
                 layers=made.layers,
                 bytes=made.size,
                 seconds=round(made.seconds, 3),

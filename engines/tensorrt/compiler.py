@@ -42,18 +42,25 @@ def compile_engine(
     profiles: Sequence[Profile],
     settings: TensorRtSettings,
     *,
+    plugins: int = 0,
     timing_cache: Path | None = None,
     advance: Advance = lambda done, total: None,
 ) -> CompiledEngine:
     """Build ``graph`` for ``target`` and write ``destination``, without ever holding the engine in memory.
 
-    timing_cache: a file of measured tactics, read and extended (enterprise: TensorRT for RTX measures nothing).
-    Raises EngineError with everything TensorRT said; whatever ``advance`` raises ends the build.
+    plugins: nodes of ``graph`` that are kernels of ours. timing_cache: a file of measured tactics, read and extended
+    (enterprise: TensorRT for RTX measures nothing). Raises EngineError with everything TensorRT said; whatever
+    ``advance`` raises ends the build.
     """
     start = time.perf_counter()
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     parsed = ParsedNetwork(trt, builder, logger, graph)
+    if parsed.plugins != plugins:
+        raise EngineError(
+            f"TensorRT {trt.__version__} took {parsed.plugins} of {plugins} kernels of {graph.name} for plugins; build "
+            "without --triton-kernels, or with another version of the package"
+        )
     config = builder.create_builder_config()
     _configure(trt, config, target, settings)
     _add_profiles(builder, config, parsed.network, profiles)

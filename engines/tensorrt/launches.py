@@ -63,7 +63,10 @@ def plan_node(kind: str, inputs: Tensors, attributes: Numbers, target: int) -> L
     for name, formula in node.numbers.items():
         wanted = launch.extents[name] if name in launch.extents else launch.arguments[name]
         if (found := evaluate(formula, values)) != wanted:
-            raise EngineError(f"{kind}: {name} is {wanted} and its formula {formula} gives {found}; report this, please")
+            raise EngineError(
+                f"{kind}: {name} is {wanted} and its formula {formula} gives {found}; build without "
+                "--triton-kernels, and report this"
+            )
     return launch
 
 
@@ -77,14 +80,14 @@ def passed_numbers(kind: str, launch: Launch, kernel: CompiledKernel, inputs: Te
     """Names of the whole numbers that ``kernel`` takes, in order.
 
     Raises EngineError unless TensorRT can launch it: it passes the inputs, then whole numbers, then the outputs, all by
-    position, and null for what the entry takes beyond that; it brings no tensor memory and no scratch, and has PTX
-    translated by the driver, whatever version of it a driver knows. (Scratch, clusters and descriptors ``aot`` refuses.)
+    position, and null for what the entry takes beyond that; it brings no tensor memory, and an old driver has to know
+    the PTX. (Scratch memory, clusters and tensor descriptors ``aot`` refuses.)
     """
     where = f"the kernel of {kind} for sm_{kernel.target}"
     if kernel.tensor_memory:
         raise EngineError(
-            f"{where} takes {kernel.tensor_memory} bytes of tensor memory, which TensorRT does not give it; build with  "
-            "--triton-kernels norms  or  --engine triton"
+            f"{where} takes {kernel.tensor_memory} columns of tensor memory, which TensorRT does not give it; build "
+            "with  --triton-kernels norms  or  --engine triton"
         )
     version = PTX_VERSIONS[kernel.target]
     if f".version {version // 10}.{version % 10}\n" not in kernel.ptx:

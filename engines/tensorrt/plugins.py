@@ -137,7 +137,7 @@ def built_for(kind: str, inputs: Mapping[str, Any]) -> dict[str, tuple[int, ...]
     state = inputs["state"].shape
     if state.min[4] == state.max[4]:
         return shapes
-    (batch, length, features), (_, frames, channels, height, width) = shapes["tokens"], shapes["state"]
+    (batch, frames, channels, height, width), features = shapes["state"], shapes["tokens"][2]
     patch = round((features // channels) ** 0.5)
     columns = width // patch | 1
     shapes["tokens"] = (batch, frames * (height // patch) * columns, features)

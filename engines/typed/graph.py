@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anyflow_rt.engines.kernel_nodes.sets import ATTENTION, NONE
 from anyflow_rt.engines.typed.heads import read_heads
 
 COMPUTE_TYPE_PORTS = ("*cache_*", "cross_key", "cross_value")
@@ -37,11 +38,11 @@ def write_typed_graph(
     destination: Path,
     precision: str,
     cross_keys: str = "collapsed",
-    kernels: str = "none",
+    kernels: str = NONE,
 ) -> TypedGraph:
     """Write ``source``, float32, to ``destination`` in ``precision`` (one of ``PRECISIONS``), weights beside it.
 
-    kernels: one of ``kernel_nodes.rewrite.KERNEL_SETS``; those of the denoiser become nodes of the domain ``anyflow``.
+    kernels: one of ``kernel_nodes.sets.KERNEL_SETS``; those of the denoiser become nodes of the domain ``anyflow``.
 
     The time embedder's products are float32 where the others are bf16: it is tiny, and every block reads its answer.
     In fp16 they are fp16, since there are no others for sm_75. Weights are mapped, converted and written one at a time.
@@ -68,7 +69,7 @@ def write_typed_graph(
         scale_feed_forwards(model)
     count = prepare_attention(model, read_heads(source))
     made = use_kernels(model, kernels) if component == "denoiser" else {}
-    if kernels == "all" and made:
+    if made and kernels == ATTENTION:
         count = AttentionCount(0, 0)
     ir.save(model, destination, external_data=f"{destination.name}.data")
     return TypedGraph(destination, kept, count.fused, count.decomposed, made)

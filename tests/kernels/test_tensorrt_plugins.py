@@ -231,10 +231,10 @@ def compiled(**changed: Any) -> CompiledKernel:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"tensor_memory": 64}, "64 bytes of tensor memory, which TensorRT does not give it; build with  --triton"),
+        ({"tensor_memory": 64}, "64 columns of tensor memory, which TensorRT does not give it; build with  --triton"),
         ({"ptx": ".version 9.4\n"}, "is not PTX 8.0; install another version of triton"),
         (
-            {"parameters": (Parameter("packed", "*fp32"), Parameter("query_gain", "*fp32"), Parameter("query", "fp32"))},
+            {"parameters": tuple(map(Parameter, ("packed", "query_gain", "query"), ("*fp32", "*fp32", "fp32")))},
             r"takes packed \(\*fp32\), .* query \(fp32\); TensorRT passes packed, query_gain, whole numbers, query",
         ),
         (

@@ -20,7 +20,7 @@ TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
 
 @dataclass(frozen=True)
 class Port:
-    """An input. ``shape`` is that of a run; ``smallest``, ``usual``, ``largest`` those of the build, where they vary."""
+    """An input. ``shape``: of a run; ``smallest``, ``usual``, ``largest``: of the build, where they vary."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
