@@ -175,7 +175,8 @@ class _Residual:
             stored = constant(row.table)
             assert stored is not None
             name = f"{row.table.name}_rows"
-            numbers = stored.numpy().reshape(stored.shape[-2:])
+            numbers = stored.numpy()
+            numbers = numbers.reshape(numbers.shape[-2:])
             table = ir.Value(name=name, shape=ir.Shape(numbers.shape), const_value=ir.tensor(numbers, name=name))
             table.type = ir.TensorType(ir.DataType.FLOAT)
             self._graph.register_initializer(table)

@@ -17,7 +17,7 @@ DOMAIN, VERSION = "anyflow", 1
 OPSET = 23
 """Of the functions' bodies, and of the graphs that are exported."""
 
-FOR_PARSER = {"plugin_namespace": DOMAIN, "aot": 1}
+FOR_PARSER: Mapping[str, str | int] = {"plugin_namespace": DOMAIN, "aot": 1}
 """Attributes by which TensorRT's parser takes a node for a plugin, before it looks for a function of that name."""
 
 

@@ -135,9 +135,9 @@ def insert_kernel(
     number = sum(node.domain == DOMAIN and node.op_type == kind for node in graph)
     name = f"{kind}_{number}"
     outputs = [ir.Value(name=f"{name}_{output}") for output in described.outputs]
-    ordered = {key: described.attributes[key](attributes[key]) for key in described.attributes}
+    numbers: dict[str, int | float] = {key: kept(attributes[key]) for key, kept in described.attributes.items()}
     node = ir.node(
-        kind, list(inputs), {**ordered, **FOR_PARSER}, domain=DOMAIN, version=VERSION, outputs=outputs, name=name
+        kind, list(inputs), {**numbers, **FOR_PARSER}, domain=DOMAIN, version=VERSION, outputs=outputs, name=name
     )
     graph.insert_before(before, node)
     return tuple(outputs)

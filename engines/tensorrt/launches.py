@@ -126,15 +126,15 @@ def _norm(inputs: Tensors, attributes: Numbers, target: int) -> Launch:
 
 
 def _queries(inputs: Tensors, attributes: Numbers, target: int) -> Launch:
-    return plan_qk_norm_rope(**inputs, heads=attributes["heads"], eps=attributes["eps"], target=target)
+    return plan_qk_norm_rope(*inputs.values(), heads=attributes["heads"], eps=attributes["eps"], target=target)
 
 
 def _update(inputs: Tensors, attributes: Numbers, target: int) -> Launch:
-    return plan_flow_map_update(**inputs, target=target)
+    return plan_flow_map_update(*inputs.values(), target=target)
 
 
 def _attention(inputs: Tensors, attributes: Numbers, target: int) -> Launch:
-    return plan_attention(**inputs, target=target)
+    return plan_attention(*inputs.values(), target=target)
 
 
 _TOKENS = ("residual_0", "residual_1", "residual_2", "residual_3")

@@ -61,12 +61,22 @@ def norm_call(kind: str, branch: str = "bfloat16", normalised: str = "bfloat16")
     )
 
 
-def attention_call(kind: str, keys: int) -> Call:
+def attention_call(kind: str, keys: int, built: tuple[int, int, int] | None = None) -> Call:
+    """``built``: smallest, usual and largest number of keys of the engine, where it varies."""
+
+    def port(dtype: str, *around: int) -> Port:
+        """Of sizes (BATCH, ..., keys, ...)."""
+
+        def shape(length: int) -> tuple[int, ...]:
+            return (BATCH, *around[:1], length, *around[1:])
+
+        return Port(shape(keys), dtype, *(() if built is None else map(shape, built)))
+
     shapes = {
         "query": Port((BATCH, HEADS, LENGTH, DIM), "float16"),
-        "key": Port((BATCH, HEADS, keys, DIM), "float16"),
-        "value": Port((BATCH, HEADS, keys, DIM), "float16"),
-        "key_bias": Port((BATCH, keys)),
+        "key": port("float16", HEADS, DIM),
+        "value": port("float16", HEADS, DIM),
+        "key_bias": port("float32"),
     }
     return Call(kind, {name: shapes[name] for name in KINDS[kind].inputs})
 
@@ -117,6 +127,7 @@ CALLS = {
     "FlowMapUpdate of any size": update_call(2, 3, (2, 8, 12)),
     "PlainAttention": attention_call("PlainAttention", LENGTH),
     "BiasedAttention": attention_call("BiasedAttention", 7),
+    "BiasedAttention of prompts of any length": attention_call("BiasedAttention", 9, (34, 66, 514)),
 }
 
 
