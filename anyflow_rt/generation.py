@@ -23,6 +23,7 @@ from anyflow_rt.latencies import Latencies
 from anyflow_rt.noise import initial_noise
 from anyflow_rt.preview import Preview
 from anyflow_rt.prompt import PromptTokenizer
+from anyflow_rt.prompt_cache import PromptCache
 from anyflow_rt.request import Request
 from anyflow_rt.result import ChunkReport, Result, Seconds, StreamReport
 from anyflow_rt.sampling.callbacks import ON_PREVIEW, ON_STEP
@@ -48,7 +49,8 @@ Between = Callable[[], object]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A bundle on one engine, with what every call uses. quality: what budgets are planned by; None: the bundle's."""
+    """A bundle on one engine, with what every call uses. quality: what budgets are planned by; None: the bundle's.
+    prompts: embeddings that need no text encoder; None where none are kept."""
 
     bundle: Bundle
     engine: str
@@ -57,6 +59,7 @@ class Loaded:
     components: Components
     latencies: Latencies
     quality: Quality | None = None
+    prompts: PromptCache | None = None
 
     @cached_property
     def tables(self) -> Tables:
@@ -205,7 +208,8 @@ class Generation:
         context = None if request.context is None else encode(self._components, request.context[None])
         # What comes before the first decision counts as text, so that both stages together are all of it.
         conditioner = self._conditioning.conditioner
-        self._observer.observe("text", time.perf_counter() - self._begun - conditioner)
+        if not self._conditioning.known:
+            self._observer.observe("text", time.perf_counter() - self._begun - conditioner)
         self._observer.observe("conditioner", conditioner)
         return sampling, noise, context
 
@@ -321,7 +325,9 @@ def make_sampling(loaded: Loaded, request: Request) -> tuple[Sampling, Condition
     found, seconds = [], ConditioningSeconds(0.0, 0.0)
     for prompts in filter(None, (request.negative_prompts, request.prompts)):
         tokens = loaded.tokenizer(prompts, request.max_sequence_length)
-        each, taken = condition(loaded.components, tokens, request.max_sequence_length, request.num_videos)
+        each, taken = condition(
+            loaded.components, tokens, request.max_sequence_length, request.num_videos, loaded.prompts
+        )
         found.append(each)
         seconds += taken
     loaded.components.finish_stage("conditioner")

@@ -48,7 +48,8 @@ class EngineOptions:
     (caches, keys and values); at bf16 an engine may take and give them as bfloat16 and spare the conversions.
     usual_shapes: (input, shape) of the calls to be quickest at, None for a size that changes between them; all other
     shapes still work. model_hash: of the model's files where it is known, so that compiled forms of equal models are
-    shared; without it their size and time tell them apart.
+    shared; without it their size and time tell them apart. stream_weights: an engine that was built for it brings its
+    weights to the GPU as they are used.
     """
 
     precision: str = "fp32"
@@ -57,6 +58,7 @@ class EngineOptions:
     compute_type: tuple[str, ...] = ()
     usual_shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = ()
     model_hash: str | None = None
+    stream_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

@@ -214,7 +214,7 @@ FLAGS = {
     "--strip --version-compatible --hardware",
     "run": "--prompt --bundle --output --steps --budget --confidence --strict-budget --min-steps --max-steps --preview "
     "--seed --height --width --num-frames --num-videos --image --video --fit --stream --fps-deadline --negative-prompt "
-    "--guidance-scale --max-sequence-length --euler --fps --quality --engine --precision",
+    "--guidance-scale --max-sequence-length --euler --fps --quality --engine --precision --prompt-cache --residency",
     "bench": "--bundle --steps --prompts --num-prompts --seeds --metrics --compare --rounds --jump-videos --euler "
     "--engine --precision --report --resume --from --series part",
     "calibrate": "--bundle --steps --rounds --seconds --openings --height --width --num-frames --engine --precision",
