@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anyflow_rt.engines import registry
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.engine import Engine
+from anyflow_rt.engines.engine import RESIDENT, Engine
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.manifest import EngineRecord
 from anyflow_rt.errors import UsageError
@@ -32,11 +32,6 @@ CAUSAL_STAGES = (
 COMPUTE_TYPE_PORTS = ("*cache_*", "cross_key", "cross_value")
 """Inputs and outputs that only ever go from one engine call to another: they keep the engine's own type."""
 
-RESIDENT, SEQUENTIAL, STREAMING = RESIDENCIES = ("resident", "sequential", "streaming")
-"""All engines open from the first call on; those of one stage at a time, which takes a fifth off the peak memory, costs
-the first call nothing that could be measured, and opens them again for each later one; or so and, where an engine was
-built for it, with weights that come to the GPU as they are used."""
-
 _OPENERS = 2
 """Threads that open engines: reading a compiled model is mostly one thread's work."""
 
@@ -47,8 +42,8 @@ class Components:
     The time embedder always runs in float32: its input reaches 1000, which bf16 rounds to multiples of 4.
 
     specialize: the size of the videos that engines are made for and run quickest at; each that meets another shape
-    becomes two. None: they are made for any size. residency: one of ``RESIDENCIES``. record: the manifest's engine whose files are opened; None: the graphs are. on_demand: components that are
-    opened only if ``get`` is called for them.
+    becomes two. None: they are made for any size. residency: one of ``RESIDENCIES``. record: the manifest's engine
+    whose files are opened; None: the graphs are. on_demand: components that are opened only if ``get`` asks for them.
     """
 
     def __init__(
@@ -65,7 +60,7 @@ class Components:
     ) -> None:
         self.seconds_waited = 0.0
         self.closed = False
-        self._sequential, self._streaming = residency != RESIDENT, residency == STREAMING
+        self._residency, self._sequential = residency, residency != RESIDENT
         self._on_demand = frozenset(on_demand)
         self._bundle, self._engine, self._precision, self._cache_dir = bundle, engine, precision, cache_dir
         self._record = record
@@ -97,7 +92,7 @@ class Components:
             raise UsageError("this runtime is closed; open the bundle again with anyflow_rt.load")
 
     def finish_stage(self, last: str) -> None:
-        """The stage that ends with the component ``last`` is over. Nothing changes unless only one is open at a time."""
+        """The stage that ends with the component ``last`` is over; unless all stay open, so are its engines."""
         if not self._sequential:
             return
         index = next(index for index, stage in enumerate(self.stages) if stage[-1] == last)
@@ -146,7 +141,7 @@ class Components:
                 compute_type=COMPUTE_TYPE_PORTS,
                 usual_shapes=self._shapes.get(name, ()),
                 model_hash=self._bundle.component_hash(name),
-                stream_weights=self._streaming,
+                residency=self._residency,
             )
 
 

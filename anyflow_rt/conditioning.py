@@ -25,7 +25,7 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class ConditioningSeconds:
-    """Where the time went. known: some embeddings were in the prompt cache, so that ``text`` says nothing of encoding."""
+    """Where the time went. known: some prompts were in the cache, so that ``text`` says nothing of encoding."""
 
     text: float
     conditioner: float
@@ -43,7 +43,7 @@ def condition(
     num_videos: int,
     cache: PromptCache | None = None,
 ) -> tuple[Conditioning, ConditioningSeconds]:
-    """Encode each prompt once and repeat it for its videos, prompt-major. Prompts that ``cache`` has need no encoder."""
+    """Encode each prompt once and repeat it for its videos, prompt-major. What ``cache`` has needs no encoder."""
     embeds, seconds = _encode(components, tokens, cache)
     conditioner = components.get("conditioner")
     start = time.perf_counter()

@@ -16,7 +16,7 @@ from anyflow_rt.components import Components
 from anyflow_rt.conditioning import ConditioningSeconds, condition
 from anyflow_rt.decoding import decode
 from anyflow_rt.encoding import encode
-from anyflow_rt.engines import geometry
+from anyflow_rt.engines import geometry, registry
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.chunks import make_layout
 from anyflow_rt.latencies import Latencies
@@ -35,6 +35,7 @@ from anyflow_rt.sampling.recorder import StageObserver
 if TYPE_CHECKING:
     from anyflow_rt.budget import BudgetedRun
     from anyflow_rt.deadlines import ChunkDeadlines
+    from anyflow_rt.engines.nvml import GpuMeter
     from anyflow_rt.sampling.planner import Tables
     from anyflow_rt.sampling.quality import Quality
 
@@ -105,6 +106,7 @@ class Generation:
         self._kept: list[Chunk] = []
         self._chunks: tuple[ChunkReport, ...] = ()
         self._setting = request.setting(loaded.engine, loaded.precision)
+        self._meter = _meter(loaded.engine)
         self._observer, self._budgeted = self._begin(encode=output == "file")
         self._begun = time.perf_counter()
 
@@ -258,6 +260,7 @@ class Generation:
             decisions=() if budgeted is None else budgeted.decisions,
             previews=previews,
             chunks=self._chunks,
+            gpu=None if self._meter is None else self._meter.read(),
         )
 
     def __enter__(self) -> Self:
@@ -267,6 +270,8 @@ class Generation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loaded.latencies.end(self._setting, self._observer)
+        if self._meter is not None:
+            self._meter.close()
 
     def _begin(self, *, encode: bool) -> tuple[StageObserver, BudgetedRun | None]:
         loaded, budget = self._loaded, self._request.budget
@@ -318,6 +323,15 @@ class Generation:
     def _timed_draft(self, latents: np.ndarray) -> Iterator[np.ndarray]:
         yield from decode(self._components, latents)
         self._draft_decoded = time.perf_counter()
+
+
+def _meter(engine: str) -> GpuMeter | None:
+    """What reads the GPU's figures; on a CPU nobody is asked."""
+    if not registry.for_gpu(engine):
+        return None
+    from anyflow_rt.engines.nvml import GpuMeter
+
+    return GpuMeter()
 
 
 def make_sampling(loaded: Loaded, request: Request) -> tuple[Sampling, ConditioningSeconds]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from anyflow_rt.choice import Choice
-from anyflow_rt.components import RESIDENCIES, RESIDENT, SEQUENTIAL, STREAMING
 from anyflow_rt.engines import registry
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.engine import RESIDENCIES, RESIDENT, SEQUENTIAL, STREAMING
 from anyflow_rt.errors import UsageError
 
 
@@ -24,5 +24,4 @@ def decide_residency(bundle: Bundle, chosen: Choice, asked: str | None, *, singl
         return usual if asked is None else asked
     from anyflow_rt.engines.tensorrt.residency import fitting_residency
 
-    folder = bundle.engine_path(chosen.record, "denoiser").parent
-    return fitting_residency(folder, asked, usual)
+    return fitting_residency(bundle.engine_path(chosen.record, "denoiser"), asked, usual)

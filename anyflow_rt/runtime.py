@@ -17,10 +17,8 @@ from anyflow_rt.choice import choose
 from anyflow_rt.components import Components
 from anyflow_rt.engines import locations
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
-from anyflow_rt.engines.mend import rebuild_command
-from anyflow_rt.errors import BundleError, UsageError
+from anyflow_rt.errors import UsageError
 from anyflow_rt.generation import Deliver, Generation, Loaded, make_sampling
 from anyflow_rt.latencies import Latencies
 from anyflow_rt.preview import (
@@ -77,16 +75,11 @@ class Runtime:
         single_use: one call is all there will be, so each engine is closed once it is done with.
         prompt_cache, residency: as of ``anyflow_rt.load``.
 
-        Raises UsageError for an engine, precision or residency of no known name, MissingPackageError for an engine that is not
-        installed, BundleError for a bundle of another version or without the engine that is asked for, EngineError for
-        a GPU's engine without a GPU.
+        Raises UsageError for an engine, precision or residency of no known name, MissingPackageError for an engine that
+        is not installed, BundleError for a bundle of another version or without the engine that is asked for,
+        EngineError for a GPU's engine without a GPU, or whose memory is too little.
         """
-        if bundle.manifest.export_version != EXPORT_VERSION:
-            raise BundleError(
-                f"the bundle {bundle.path} was exported by version {bundle.manifest.export_version}, and this "
-                f"anyflow-rt runs version {EXPORT_VERSION}; build it again with  "
-                f"{rebuild_command(bundle.path, force=True)}"
-            )
+        bundle.check_version()
         self.bundle = bundle
         chosen = choose(bundle, engine, precision)
         if chosen.note is not None:

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from anyflow_rt.engines.engine import Engine, EngineOptions
+from anyflow_rt.engines.engine import RESIDENT, Engine, EngineOptions
 from anyflow_rt.errors import MissingPackageError, UsageError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -120,7 +120,7 @@ def open_engine(
     compute_type: tuple[str, ...] = (),
     usual_shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = (),
     model_hash: str | None = None,
-    stream_weights: bool = False,
+    residency: str = RESIDENT,
 ) -> Engine:
     """Load the ONNX file ``model_path`` into the engine ``name``; the options are ``EngineOptions``'.
 
@@ -129,5 +129,5 @@ def open_engine(
     check_engine_name(name)
     check_precision(name, precision)
     cache = None if cache_dir is None else Path(cache_dir)
-    options = EngineOptions(precision, cache, threads, compute_type, usual_shapes, model_hash, stream_weights)
+    options = EngineOptions(precision, cache, threads, compute_type, usual_shapes, model_hash, residency)
     return _ENGINES[name]()(model_path, options)

@@ -209,7 +209,7 @@ def test_what_a_run_loads_at_import() -> None:
 
 FLAGS = {
     "build": "--ckpt --revision --out --target --engine --precision --height --width --num-frames --onnx-only "
-    "--dry-run --force --check-parity --no-check-parity --calibrate --no-calibrate "
+    "--bundle --text-weights --dry-run --force --check-parity --no-check-parity --calibrate --no-calibrate "
     "--smallest --largest --batch --prompt-lengths --cross-keys --optimization-level --weight-streaming --refit "
     "--strip --version-compatible --hardware",
     "run": "--prompt --bundle --output --steps --budget --confidence --strict-budget --min-steps --max-steps --preview "

@@ -190,6 +190,8 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         ]
     if result.chunks:
         answer["chunks"] = [asdict(chunk) for chunk in result.chunks]
+    if result.gpu is not None:
+        answer["gpu"] = asdict(result.gpu)
     if result.stream is not None:
         answer["stream"] = _stream(result.stream)
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,20 @@ class EngineFacts:
         """Into ``folder``, beside the engines."""
         text = json.dumps({"schema": SCHEMA, **self.__dict__}, indent=1)
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def differences(facts: EngineFacts, settings: Mapping[str, Any]) -> list[str]:
+    """In which of the ``settings`` that are asked for now the engines were built with others, as words."""
+    asked = json.loads(json.dumps(settings))
+    return [
+        f"{name} {_words(facts.settings.get(name))} instead of {_words(value)}"
+        for name, value in asked.items()
+        if facts.settings.get(name) != value
+    ]
+
+
+def _words(value: Any) -> str:
+    return ",".join(str(each) for each in value) if isinstance(value, list) else str(value)
 
 
 def read_facts(folder: Path) -> EngineFacts:
