@@ -212,6 +212,8 @@ def test_a_jump_over_no_interval_keeps_every_bit(precision: str) -> None:
 def test_types_of_the_denoiser(precision: str) -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load(typed("denoiser", precision)), strict_mode=True)
     graph, half, full = model.graph, HALVES[precision], onnx.TensorProto.FLOAT
+    read = {name for node in graph.node for name in node.input}
+    assert {value.name for value in graph.initializer} <= read, "float32 weights are not kept beside those in half"
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
     types |= {value.name: value.data_type for value in graph.initializer}
     assert {name: types[name] for name in ("latents", "z_r", "modulation", "interval", "context_bias", "rope_cos")} == (

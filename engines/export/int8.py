@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from anyflow_rt.engines.text_weights import INT8_RECORD
+from anyflow_rt.engines.typed.weights import drop_unused_weights
 
 LEAST_SIZE = 1 << 10
 """Numbers of a matrix below which nothing is gained."""
@@ -46,9 +47,7 @@ def quantise_weights(path: Path) -> Quantised:
             if stored not in found:
                 found[stored] = _dequantised(model.graph, stored, _output_axis(readers), errors)
             _read_instead(model.graph, stored, found[stored], readers)
-    for stored in found:
-        if not stored.uses():
-            model.graph.initializers.pop(stored.name or "")
+    drop_unused_weights(model.graph)
     with tempfile.TemporaryDirectory(prefix=".int8-", dir=path.parent) as name:
         written = Path(name) / path.name
         ir.save(model, written, external_data=f"{path.name}.data")

@@ -42,6 +42,7 @@ def write_typed_graph(
     from anyflow_rt.engines.typed.pixels import cast_pixels_last
     from anyflow_rt.engines.typed.precision import Typing, type_graph
     from anyflow_rt.engines.typed.scaled import scale_feed_forwards
+    from anyflow_rt.engines.typed.weights import drop_unused_weights
 
     model = ir.load(source)
     if cross_keys == "all":
@@ -54,5 +55,6 @@ def write_typed_graph(
     if component == "text_encoder" and kept == "fp16":
         scale_feed_forwards(model)
     count = prepare_attention(model, read_heads(source))
+    drop_unused_weights(model.graph)
     ir.save(model, destination, external_data=f"{destination.name}.data")
     return TypedGraph(destination, kept, count.fused, count.decomposed)
