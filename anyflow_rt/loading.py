@@ -34,8 +34,9 @@ def load(
     """Open a bundle that ``anyflow-rt build`` made, ready to generate.
 
     bundle: its directory; None (default) is that of the shipped shapes checkpoint, built on first use. engine:
-    ``openvino``, ``onnxruntime`` or, of a bundle built for this machine's GPU, ``triton``; None (default) is the
-    fastest here. precision: ``fp32`` or ``bf16``; None (default) is bf16 where engine and processor have it.
+    ``openvino``, ``onnxruntime`` or, of a bundle built for this machine's GPU, ``tensorrt_rtx``, ``triton`` or
+    ``tensorrt``; None (default) is the fastest here. precision: ``fp32``, ``bf16`` or ``fp16``; None (default) is bf16
+    where engine and processor have it.
     prompt_cache: a directory where prompt embeddings are kept, so that a prompt that is in it needs no text encoder,
     which is then not opened; None (default) keeps none. residency: ``resident`` keeps all engines open, ``sequential``
     those of one stage at a time, ``streaming`` does so with TensorRT's weight streaming; None (default) is the first
