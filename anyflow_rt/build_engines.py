@@ -15,12 +15,16 @@ from anyflow_rt.build import BuildReport, make_engines, tell_of_kept
 from anyflow_rt.build_estimate import Estimate, WantedEngine, estimate
 from anyflow_rt.build_plan import for_size, refuse_causal, resolve_engines
 from anyflow_rt.engines.builders import BuildSource, Progress, require_builder_packages
-from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.bundle import Bundle, read_manifest
+from anyflow_rt.engines.bundle_survey import survey
 from anyflow_rt.engines.bundle_writer import BundleWriter
 from anyflow_rt.engines.export import component_names
+from anyflow_rt.engines.mend import rebuild_command
+from anyflow_rt.engines.paths import check_path
 from anyflow_rt.engines.targets import CPU
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.engines.text_weights import text_weights_of
+from anyflow_rt.errors import BundleError
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,20 @@ class EnginePlan:
 
 def plan_engines(options: EngineOptions) -> EnginePlan:
     """Resolve ``options``; reads only. Raises UsageError and BundleError for what no build can do."""
-    bundle = Bundle.open(options.bundle)
+    folder = check_path("the bundle", options.bundle, "give a directory made by  anyflow-rt build")
+    bundle = Bundle(folder, read_manifest(folder))
     bundle.check_version()
+    # An engine that is damaged is no reason not to make it again.
+    found = survey(folder, bundle.id, force=False)
+    lost = [name for name in component_names(bundle.architecture) if name not in found.components]
+    if lost or found.tokenizer is None:
+        Bundle.open(folder)
+        raise BundleError(f"the bundle {folder} has no {', '.join(lost)}; {rebuild_command(folder)}")
     _, _, resolved = resolve_engines(options.targets, options.engine, options.precision, from_graphs=True)
     refuse_causal(bundle.architecture, resolved)
     text = text_weights_of(bundle.manifest.components)
     asked = tuple(for_size(each, bundle.defaults, options.tensorrt, text) for each in resolved)
-    there = {engine.key for engine in bundle.manifest.engines}
-    wanted = tuple(each for each in asked if options.force or each.key not in there)
-    for name in component_names(bundle.architecture):
-        bundle.component_path(name)
+    wanted = tuple(each for each in asked if options.force or each.key not in found.engines)
     return EnginePlan(bundle, asked, wanted, estimate(bundle.architecture, exports=False, engines=wanted))
 
 

@@ -106,8 +106,8 @@ class Generation:
         self._kept: list[Chunk] = []
         self._chunks: tuple[ChunkReport, ...] = ()
         self._setting = request.setting(loaded.engine, loaded.precision)
-        self._meter = _meter(loaded.engine)
         self._observer, self._budgeted = self._begin(encode=output == "file")
+        self._meter = _meter(loaded.engine)
         self._begun = time.perf_counter()
 
     def denoise(self, deliver: Deliver, between: Between | None = None) -> np.ndarray:

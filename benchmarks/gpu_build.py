@@ -24,7 +24,7 @@ def run(conditions: Conditions) -> Outcome:
     """``anyflow-rt build --target sm_89`` once, in a process of its own, on a machine that has nothing else to do."""
     with tempfile.TemporaryDirectory(prefix="anyflow-rt-bench-") as folder:
         conditions.say("writing a random checkpoint")
-        checkpoint = write_random_checkpoint(Path(folder) / "checkpoint", vae=WAN_VAE, **TRANSFORMER)
+        checkpoint = write_random_checkpoint(Path(folder) / "checkpoint", WAN_VAE, **TRANSFORMER)
         watch = conditions.quiet()
         conditions.say(f"exporting it, and building the engines for {TARGET}")
         size = [word for pair in SIZE.items() for word in pair]

@@ -34,7 +34,7 @@ WAN_VAE = {
 """What Wan 2.1's VAE has otherwise than that of the shapes checkpoint; its latents' statistics are the latter's."""
 
 
-def write_random_checkpoint(directory: Path, *, vae: Mapping[str, Any] | None = None, **transformer: Any) -> Path:
+def write_random_checkpoint(directory: Path, vae: Mapping[str, Any] | None = None, /, **transformer: Any) -> Path:
     """Write a checkpoint into the new ``directory``, its denoiser configured by ``transformer``, in bf16 shards.
 
     Keys of ``transformer`` and ``vae`` not given are those of the shapes checkpoint, whose own VAE is taken where

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from support.commands import fails
 from anyflow_rt.cli.main import main
 from anyflow_rt.engines.builders import builder_for, default_builder
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.manifest import MANIFEST_NAME
 from anyflow_rt.engines.tensorrt import package, runner
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package, require_present
 from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS
@@ -56,7 +58,7 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
     assert all(seconds > 0 for seconds in said["compiled"].values())
     assert "this takes up to" in told, "what it takes is said before"
     assert "TensorRT for RTX makes the engine: it builds for sm_89 on any machine" in told
-    assert told.count("denoiser for sm_") == 2
+    assert len(re.findall(r"^denoiser for sm_\d\d: ", told, re.MULTILINE)) == 2
     bundle = Bundle.open(made.path)
     bundle.verify()
     first, second = sorted(bundle.manifest.engines, key=lambda engine: engine.target)
@@ -122,6 +124,13 @@ def test_the_graphs_are_enough(made: RandomBundle, capsys: pytest.CaptureFixture
     assert engine.profile == "9x64x64-int8_text"
     parts = read_facts(bundle.engine_path(engine, "denoiser").parent).components
     assert all(parts[name][kind] > 0 for name in parts for kind in ("weights", "working", "ports", "seconds"))
+    # A damaged engine is refused, and made again without the checkpoint.
+    file = bundle.engine_path(engine, "denoiser")
+    file.write_bytes(file.read_bytes()[:-100])
+    fails(capsys, ["run", "--bundle", str(made.path), "--prompt", "a"], "is damaged", code=1)
+    assert main([*build, "--target", "sm_89", "--engine", RTX, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["engines"] == ["sm_89 tensorrt_rtx bf16"]
+    file.write_bytes(file.read_bytes() + bytes(100))
     assert main([*build[:-1], "32,64", "--target", "sm_89", "--engine", RTX]) == 0
     told_again = capsys.readouterr().err
     assert "nothing has changed" in told_again
@@ -206,23 +215,34 @@ def test_packages_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, None),
         ({"present": None}, "needs an NVIDIA GPU and this machine shows none"),
-        ({"present": "sm_86"}, "is for sm_89 and this machine's GPU is sm_86; add one with  --target sm_86"),
+        (
+            {"present": "sm_86"},
+            "GPU is sm_86; it has to have its own: add it with  .*--target sm_86 --engine tensorrt_rtx$",
+        ),
+        ({"present": "sm_90"}, "GPU is sm_90; it has to have its own: add it with  .*--target sm_90$"),
         ({"driver": "550.54.15"}, "the NVIDIA driver is 550.54.15 and tensorrt_rtx_cu13 needs 580 or later"),
         ({"driver": "550.54.15", "distribution": "tensorrt_rtx_cu12"}, None),
         ({"driver": "530.1", "distribution": "tensorrt_cu12"}, "530.1 and tensorrt_cu12 needs 535 or later"),
         ({"driver": "550.1", "distribution": "tensorrt"}, "and tensorrt needs 580 or later; update the driver"),
         ({"driver": None}, None),
-        ({"installed": "1.8.0.1"}, "built with tensorrt_rtx 1.7.1.116 and 1.8.0.1 is installed: run  pip install"),
+        (
+            {"installed": "1.8.0.1"},
+            "1.7.1.116 and 1.8.0.1 is installed: run  pip install tensorrt-rtx==1.7.1.116  or make it with  anyflow-rt "
+            "build --bundle .*/b --target sm_89 --engine tensorrt_rtx --precision bf16 --force$",
+        ),
     ],
 )
 def test_what_engines_ask_of_a_machine(here: dict[str, str | None], words: str | None, tmp_path: Path) -> None:
     machine = {"installed": "1.7.2", "present": "sm_89", "driver": "580.95.05", "distribution": "tensorrt_rtx_cu13"}
     machine |= here
+    engine = tmp_path / "b/engines/sm_89/tensorrt_rtx-bf16-9x64x64/denoiser.engine"
+    engine.parent.mkdir(parents=True)
+    (tmp_path / "b" / MANIFEST_NAME).touch()
     if words is None:
-        check_requirements(FACTS, tmp_path / "denoiser.engine", **machine)
+        check_requirements(FACTS, engine, **machine)
         return
-    with pytest.raises(EngineError, match=words.replace("(", r"\(")):
-        check_requirements(FACTS, tmp_path / "denoiser.engine", **machine)
+    with pytest.raises(EngineError, match=words):
+        check_requirements(FACTS, engine, **machine)
 
 
 def test_a_version_compatible_engine_takes_later_packages(tmp_path: Path) -> None:

@@ -157,6 +157,6 @@ def test_too_little_memory_is_said_before_anything_is_opened(
 
 
 def test_streaming_takes_an_engine_that_was_built_for_it() -> None:
-    with pytest.raises(UsageError, match="built without weight streaming; leave out --residency streaming, or add"):
+    with pytest.raises(UsageError, match="built without weight streaming; leave out --residency streaming, or "):
         choose_residency(facts(), PATH, free=99 * GB, total=99 * GB, asked="streaming", usual="resident")
     assert RESERVE < GB

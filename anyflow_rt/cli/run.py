@@ -81,9 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fps", type=number, help="frames a second of an mp4 or gif (default: the bundle's)")
     parser.add_argument("--quality", type=number, help="0 to 100, of an mp4 (default 70)")
-    parser.add_argument(
-        "--engine", help="openvino, onnxruntime, tensorrt_rtx, triton, tensorrt (default: the fastest here)"
-    )
+    parser.add_argument("--engine", help="openvino, onnxruntime, tensorrt_rtx, triton, tensorrt (default: the fastest)")
     parser.add_argument("--precision", help="fp32 or bf16 (default: bf16 where the processor has it)")
     parser.add_argument(
         "--prompt-cache",

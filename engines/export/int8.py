@@ -105,8 +105,8 @@ def _output_axis(readers: list[ir.Node]) -> int:
 
 def _dequantised(graph: ir.Graph, stored: ir.Value, axis: int, errors: _Errors) -> ir.Value:
     """``stored`` as float32, made of integers."""
-    tensor = stored.const_value
-    assert tensor is not None
+    tensor, shape = stored.const_value, stored.shape
+    assert tensor is not None and shape is not None
 
     def split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         matrix = tensor.numpy().astype(np.float32)
@@ -119,7 +119,7 @@ def _dequantised(graph: ir.Graph, stored: ir.Value, axis: int, errors: _Errors) 
     del matrix, integers, difference
     name = f"{stored.name}_int8"
     # Made again when it is written: only one of them is ever in memory.
-    lazy = ir.LazyTensor(lambda: ir.Tensor(split()[1], name=name), ir.DataType.INT8, stored.shape, name=name)
+    lazy = ir.LazyTensor(lambda: ir.Tensor(split()[1], name=name), ir.DataType.INT8, shape, name=name)
     weights = ir.Value(name=name, shape=stored.shape, type=ir.TensorType(ir.DataType.INT8), const_value=lazy)
     scales = ir.Value(
         name=f"{stored.name}_scale",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyflow_rt.engines.mend import mend_of
+from anyflow_rt.engines.mend import engine_mend
 from anyflow_rt.errors import EngineError
 
 RECORD = "engine.json"
@@ -55,4 +55,4 @@ def read_facts(folder: Path) -> EngineFacts:
             raise ValueError(f"its schema is not {SCHEMA}")
         return EngineFacts(**values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EngineError(f"{path} cannot be read ({error}); {mend_of(path)}") from error
+        raise EngineError(f"{path} cannot be read ({error}); {engine_mend(path)}") from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
-from anyflow_rt.engines.mend import mend_of
+from anyflow_rt.engines.mend import engine_mend
+from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS
 from anyflow_rt.engines.tensorrt.record import EngineFacts
 from anyflow_rt.errors import EngineError
 
@@ -48,8 +49,8 @@ def check_requirements(
         )
     if present != facts.target:
         raise EngineError(
-            f"the engine {path} is for {facts.target} and this machine's GPU is {present}; add one with  --target "
-            f"{present}: {mend_of(path)}"
+            f"the engine {path} is for {facts.target} and this machine's GPU is {present}; it has to have its own: "
+            f"{engine_mend(path, target=present, engine=_engine_for(facts.package, present), force=False)}"
         )
     least = _least_driver(distribution)
     if driver is not None and driver.split(".")[0].isdigit() and int(driver.split(".")[0]) < least:
@@ -57,8 +58,13 @@ def check_requirements(
     if not _compatible(facts, installed):
         raise EngineError(
             f"the engine {path} was built with {facts.package} {facts.version} and {installed} is installed: run  "
-            f"pip install {facts.package.replace('_', '-')}=={facts.version}  or {mend_of(path)}"
+            f"pip install {facts.package.replace('_', '-')}=={facts.version}  or {engine_mend(path)}"
         )
+
+
+def _engine_for(package: str, target: str) -> str:
+    """The same package where it has the target; else the build chooses."""
+    return package if target in PACKAGE_TARGETS[package] else ""
 
 
 def _compatible(facts: EngineFacts, installed: str) -> bool:

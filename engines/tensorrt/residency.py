@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from anyflow_rt.engines.engine import RESIDENCIES, RESIDENT, SEQUENTIAL, STREAMING
-from anyflow_rt.engines.mend import mend_of
+from anyflow_rt.engines.mend import engine_mend
 from anyflow_rt.engines.tensorrt.record import EngineFacts, read_facts
 from anyflow_rt.errors import EngineError, UsageError
 
@@ -42,8 +42,8 @@ def choose_residency(facts: EngineFacts, path: Path, *, free: int, total: int, a
     streams = bool(facts.settings.get("weight_streaming"))
     if asked == STREAMING and not streams:
         raise UsageError(
-            f"{path.parent} was built without weight streaming; leave out --residency {STREAMING}, or add "
-            f"--weight-streaming: {mend_of(path)}"
+            f"{path.parent} was built without weight streaming; leave out --residency {STREAMING}, or "
+            f"{engine_mend(path)} --weight-streaming"
         )
     usual_ones = [each for each in RESIDENCIES[RESIDENCIES.index(usual) :] if each != STREAMING or streams]
     candidates = usual_ones if asked is None else [asked]

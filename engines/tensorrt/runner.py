@@ -23,7 +23,7 @@ from anyflow_rt.engines.arrays import to_host
 from anyflow_rt.engines.engine import Engine, TensorSpec
 from anyflow_rt.engines.geometry import NO_PADDING_BIAS
 from anyflow_rt.engines.gpu import driver_version, present_target
-from anyflow_rt.engines.mend import mend_of
+from anyflow_rt.engines.mend import engine_mend
 from anyflow_rt.engines.tensorrt.device import PROMPT_AXES, Execution
 from anyflow_rt.engines.tensorrt.messages import make_logger, summary
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package
@@ -62,7 +62,7 @@ class TensorRtEngine(Engine):
             self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             said = summary(self._logger.errors)
-            raise EngineError(f"{self.model_path} cannot be loaded ({said}); {mend_of(self.model_path)}")
+            raise EngineError(f"{self.model_path} cannot be loaded ({said}); {engine_mend(self.model_path)}")
         self._execution = Execution(
             trt,
             self._engine,
