@@ -39,11 +39,8 @@ def engine_mend(file: Path, *, target: str | None = None, engine: str | None = N
     """What to do about a file of an engine that is made of its bundle's graphs: the command that makes that engine
     again, of its own target and kind or of others. No checkpoint is needed."""
     folder = file.absolute().parent
-    if (
-        len(folder.parents) < 3
-        or folder.parents[1].name != "engines"
-        or not (folder.parents[2] / MANIFEST_NAME).is_file()
-    ):
+    bundle = next((each.parent for each in folder.parents[:2] if each.name == "engines"), None)
+    if bundle is None or not (bundle / MANIFEST_NAME).is_file():
         return mend_of(file)
     own, precision, *_ = [*folder.name.split("-"), ""]
     words = ["anyflow-rt", "build", "--bundle", str(bundle), "--target", target or folder.parent.name]
