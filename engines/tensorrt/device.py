@@ -119,6 +119,8 @@ class Execution:
     def run(self, arrays: Mapping[str, Any], profile: int) -> dict[str, Tensor]:
         """Execute; the outputs, on the GPU. Nothing is copied of what is there already."""
         torch, context = self._torch, self._context
+        # What the caller computed of earlier outputs is input now, or was read from memory that is written again.
+        self._stream.wait_stream(torch.cuda.current_stream())
         with turn, torch.cuda.stream(self._stream):
             if context.active_optimization_profile != profile:
                 context.set_optimization_profile_async(profile, self._stream.cuda_stream)

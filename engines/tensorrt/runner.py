@@ -101,10 +101,10 @@ class TensorRtEngine(Engine):
             found |= self._biases(found, arrays, length)
         if "prompt_embeds" in found:
             found["prompt_embeds"] = found["prompt_embeds"][:, :length]
-        stays = (name in STAYING or self._in_compute_type(name) for name in found)
-        return {
-            name: value if kept else to_host(value) for (name, value), kept in zip(found.items(), stays, strict=True)
-        }
+        return {name: value if self._stays(name) else to_host(value) for name, value in found.items()}
+
+    def _stays(self, name: str) -> bool:
+        return name in STAYING or self._in_compute_type(name)
 
     def _biases(self, found: dict[str, Tensor], arrays: Mapping[str, Any], length: int) -> dict[str, Tensor]:
         """The biases of the prompt's keys: those of the surplus that filled it up to a profile weigh nothing."""
