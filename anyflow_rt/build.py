@@ -89,7 +89,8 @@ def build(
         writer.require_space(needs.disk)
         if missing or needs.seconds:
             report(f"this takes {needs}")
-        tell_of_kept(writer.draft() if plan.existing else None, plan.wanted, wanted, options.tensorrt, report)
+        if plan.existing is not None:
+            tell_of_kept(Bundle(plan.path, plan.existing), plan.wanted, wanted, options.tensorrt, report)
         settled = plan.existing is not None and plan.existing.defaults == defaults
         changed = bool(missing) or not writer.has_tokenizer or not settled
         if not writer.has_tokenizer:
@@ -155,7 +156,7 @@ def _export(writer: BundleWriter, checkpoint: Checkpoint, name: str, text_weight
 
 
 def tell_of_kept(
-    bundle: Bundle | None,
+    bundle: Bundle,
     asked: Sequence[WantedEngine],
     wanted: Sequence[WantedEngine],
     settings: TensorRtSettings,
@@ -163,10 +164,9 @@ def tell_of_kept(
 ) -> None:
     """Say which of the engines that are ``asked`` for are there already, built with other settings than those now."""
     kept = {each.key for each in asked if each not in wanted}
-    for engine in bundle.manifest.engines if bundle is not None else ():
+    for engine in bundle.manifest.engines:
         if engine.key not in kept or not registry.is_tensorrt(engine.engine):
             continue
-        assert bundle is not None
         facts = read_facts(bundle.engine_path(engine, "denoiser").parent)
         if others := differences(facts, asdict(settings)):
             report(
