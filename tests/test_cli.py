@@ -166,7 +166,7 @@ def test_build_json(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, command)
     assert list(found) == ["bundle", "bundle_id", "changed", "exported", "compiled", "parity", "seconds"]
     assert (found["bundle"], found["bundle_id"]) == (str(bundle), Bundle.open(bundle).id)
-    assert (found["changed"], found["exported"], found["compiled"], found["parity"]) == (False, {}, [], [])
+    assert (found["changed"], found["exported"], found["compiled"], found["parity"]) == (False, {}, {}, [])
     assert main(command) == 0
     out, error = capsys.readouterr()
     assert out == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 from functools import cache
 from pathlib import Path
@@ -154,6 +155,15 @@ def test_progress_is_told_and_an_interrupt_ends_the_build(tmp_path: Path) -> Non
 
     with pytest.raises(KeyboardInterrupt):
         compile_with(interrupt)
+
+
+def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
+    """Raised where TensorRT writes: the bundle's writer then says what is full, and leaves the bundle as it was."""
+    typed = write_typed_graph("time_embedder", shapes_graph("time_embedder"), tmp_path / "t.onnx", "bf16")
+    wanted = profiles("time_embedder", typed.path, shapes_architecture(), SIZE, ONE_LENGTH)
+    with pytest.raises(OSError) as said:
+        compile_engine(import_package(RTX), typed.path, Path("/dev/full"), WIDE_TARGET, wanted, ONE_LENGTH)
+    assert said.value.errno == errno.ENOSPC
 
 
 def test_every_parser_error_is_shown(tmp_path: Path) -> None:

@@ -29,13 +29,13 @@ TENSOR_MEMORY_TARGETS = ("sm_100",)
 
 def _build_rtx(source: BuildSource, target: str, precision: str, folder: Path, report: Report) -> dict[str, str]:
     report(describe_choice(RTX, target))
-    return build_engines(RTX, source.bundle, target, precision, folder, source.tensorrt, report)
+    return build_engines(RTX, source, target, precision, folder, report)
 
 
 def _build_enterprise(source: BuildSource, target: str, precision: str, folder: Path, report: Report) -> dict[str, str]:
     require_present(target, present_target())
     report(describe_choice(ENTERPRISE, target))
-    return build_engines(ENTERPRISE, source.bundle, target, precision, folder, source.tensorrt, report)
+    return build_engines(ENTERPRISE, source, target, precision, folder, report)
 
 
 def _check_kernels(target: str, settings: TensorRtSettings) -> None:
@@ -77,6 +77,7 @@ RTX_BUILDER, ENTERPRISE_BUILDER = (
         unusual={"sm_75": "fp16"},
         profile=_profile(engine),
         check=_check_kernels,
+        from_graphs=True,
     )
     for engine, build in ((RTX, _build_rtx), (ENTERPRISE, _build_enterprise))
 )

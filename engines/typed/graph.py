@@ -56,6 +56,7 @@ def write_typed_graph(
     from anyflow_rt.engines.typed.pixels import cast_pixels_last
     from anyflow_rt.engines.typed.precision import Typing, type_graph
     from anyflow_rt.engines.typed.scaled import scale_feed_forwards
+    from anyflow_rt.engines.typed.weights import drop_unused_weights
 
     model = ir.load(source)
     if cross_keys == "all":
@@ -71,5 +72,6 @@ def write_typed_graph(
     made = use_kernels(model, kernels) if component == "denoiser" else {}
     if made and kernels == ATTENTION:
         count = AttentionCount(0, 0)
+    drop_unused_weights(model.graph)
     ir.save(model, destination, external_data=f"{destination.name}.data")
     return TypedGraph(destination, kept, count.fused, count.decomposed, made)
