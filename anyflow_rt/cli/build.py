@@ -166,7 +166,8 @@ def _answer(done: BuildReport) -> dict[str, Any]:
         "bundle_id": done.bundle_id,
         "changed": done.changed,
         "exported": done.exported,
-        "compiled": done.compiled,
+        "compiled": list(done.compiled),
+        "compile_seconds": done.compiled,
         "parity": [_plain(asdict(parity)) for parity in done.parity],
         "seconds": done.seconds,
     }
