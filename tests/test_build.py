@@ -152,9 +152,7 @@ def test_the_caches_bundle_follows_its_checkpoint(
     config = checkpoint / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "shift": 2.0}))
     exported: list[str] = []
-    monkeypatch.setattr(
-        "anyflow_rt.build._export", lambda writer, _checkpoint, name, _weights: stand_in(writer, name, exported)
-    )
+    monkeypatch.setattr("anyflow_rt.build._export", lambda writer, _, name, __: stand_in(writer, name, exported))
     assert rebuild(made, checkpoint=str(checkpoint), out=None).changed
     assert tuple(exported) == COMPONENT_NAMES
     assert Bundle.open(place).architecture.scheduler.shift == 2.0
@@ -162,9 +160,7 @@ def test_the_caches_bundle_follows_its_checkpoint(
 
 def test_force_makes_everything_again(made: RandomBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     exported: list[str] = []
-    monkeypatch.setattr(
-        "anyflow_rt.build._export", lambda writer, _checkpoint, name, _weights: stand_in(writer, name, exported)
-    )
+    monkeypatch.setattr("anyflow_rt.build._export", lambda writer, _, name, __: stand_in(writer, name, exported))
     assert rebuild(made, force=True).changed
     assert tuple(exported) == COMPONENT_NAMES
 
