@@ -19,11 +19,12 @@ BENCHMARKS = {
     "cold-start": "anyflow_rt.benchmarks.cold_start",
     "memory": "anyflow_rt.benchmarks.memory",
     "export": "anyflow_rt.benchmarks.export",
+    "gpu-build": "anyflow_rt.benchmarks.gpu_build",
     "plans": "anyflow_rt.benchmarks.budget.plans",
 }
 """name -> module with ``run(conditions) -> Outcome``."""
 DEFAULT = ("speed", "denoiser", "cold-start", "memory")
-"""All but those that take minutes: one of them 10 GB of disk, the other times nothing."""
+"""All but those that take minutes: two of them gigabytes of disk, the other times nothing."""
 
 
 def run_benchmarks(names: Sequence[str], conditions: Conditions) -> dict[str, Any]:

@@ -40,10 +40,12 @@ def build(source: BuildSource, target: str, precision: str, folder: Path, report
     """A ``Builder``'s. Raises EngineError where kernels cannot be compiled, MissingPackageError without Triton."""
     from anyflow_rt.engines.torch_pack import Packed, pack_component
 
+    checkpoint = source.checkpoint
+    assert checkpoint is not None, "who plans a build refuses this engine without one"
     for name in RUN_COMPONENTS:
         report(f"packing {name}")
-        packed = Packed(name, "fp32" if name == "time_embedder" else precision, source.checkpoint.architecture)
-        pack_component(packed, source.checkpoint, folder / f"{name}.safetensors")
+        packed = Packed(name, "fp32" if name == "time_embedder" else precision, checkpoint.architecture)
+        pack_component(packed, checkpoint, folder / f"{name}.safetensors")
     count = compile_kernels(source, target, precision, folder)
     report(f"compiled {count} kernels for {target}")
     return {name: importlib.metadata.version(name) for name in ("torch", "triton")}

@@ -31,7 +31,10 @@ Constant = int | float | bool | str | None
 
 @dataclass(frozen=True)
 class Kernel:
-    """A Triton function and its grid. ``op`` is the folder it lives in."""
+    """A Triton function and its grid. ``op`` is the folder it lives in.
+
+    Tensors read, numbers, tensors written, constants: arguments in this order are what TensorRT launches a kernel with.
+    """
 
     op: str
     function: Any
