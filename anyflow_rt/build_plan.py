@@ -18,6 +18,7 @@ from anyflow_rt.engines.paths import check_path
 from anyflow_rt.engines.targets import CPU, parse_targets
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.errors import BundleError, UsageError
+from anyflow_rt.shipped import shipped
 
 OUTSIDE_THE_CACHE = (
     "set XDG_CACHE_HOME to another directory, or choose the place with  anyflow-rt build --out DIR  and use it with  "
@@ -28,7 +29,7 @@ OUTSIDE_THE_CACHE = (
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build. Sizes are those a bundle makes where a run does not say; they limit nothing on a CPU.
+    """What to build. checkpoint: a directory, a hub id, or the name of a shipped one. Sizes are those a bundle makes where a run does not say; they limit nothing on a CPU.
 
     check_parity, calibrate None: for checkpoints under 1 GB.
     """
@@ -47,6 +48,12 @@ class BuildOptions:
     check_parity: bool | None = None
     calibrate: bool | None = None
     tensorrt: TensorRtSettings = field(default_factory=TensorRtSettings)
+
+    @property
+    def source(self) -> str:
+        """The checkpoint: a shipped one by its directory, others as given."""
+        directory = shipped(self.checkpoint)
+        return self.checkpoint if directory is None else str(directory)
 
     def __post_init__(self) -> None:
         check_path("the checkpoint", self.checkpoint, "give a directory or a hub id (owner/name)")
@@ -130,7 +137,7 @@ class Preview:
 
 def plan_build(options: BuildOptions) -> BuildPlan:
     """Resolve ``options``. Raises UsageError or CheckpointError for what no build can do."""
-    checkpoint = load_checkpoint(options.checkpoint, revision=options.revision)
+    checkpoint = load_checkpoint(options.source, revision=options.revision)
     engine, precision, wanted = _engines(options)
     gpus = [each.target for each in wanted if each.target != CPU]
     if checkpoint.architecture.causal is not None and gpus:
@@ -177,7 +184,7 @@ def preview(options: BuildOptions) -> Preview:
 
 def bundle_path(options: BuildOptions) -> Path:
     """Where the bundle goes: as asked, or its place in the user's cache."""
-    return Path(options.out) if options.out is not None else locations.default_bundle_path(options.checkpoint)
+    return Path(options.out) if options.out is not None else locations.default_bundle_path(options.source)
 
 
 def estimate(checkpoint: Checkpoint) -> Estimate:
