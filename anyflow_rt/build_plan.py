@@ -29,7 +29,8 @@ OUTSIDE_THE_CACHE = (
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build. checkpoint: a directory, a hub id, or the name of a shipped one. Sizes are those a bundle makes where a run does not say; they limit nothing on a CPU.
+    """What to build. checkpoint: a directory, a hub id, or the name of a shipped one. Sizes are those a bundle makes
+    where a run does not say; they limit nothing on a CPU.
 
     check_parity, calibrate None: for checkpoints under 1 GB.
     """

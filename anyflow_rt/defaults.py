@@ -15,7 +15,8 @@ WAN_VIDEO = Defaults(num_frames=81, height=480, width=832, fps=16)
 def default_video(checkpoint: Checkpoint) -> Defaults:
     """What the checkpoint's ``anyflow_rt.json`` says (where it has one), then Wan's size.
 
-    The file holds any of num_frames, height, width, fps, beside ``shared`` (``checkpoint_parts``). Raises CheckpointError where it holds anything else.
+    The file holds any of num_frames, height, width, fps, beside ``shared`` (``checkpoint_parts``). Raises
+    CheckpointError where it holds anything else.
     """
     return Defaults(**vars(WAN_VIDEO) | _stated(checkpoint))
 

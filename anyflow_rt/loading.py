@@ -24,7 +24,8 @@ def load(bundle: str | Path | None = None, *, engine: str | None = None, precisi
 
     bundle: its directory; None (default) is that of the shipped shapes checkpoint, built on first use, as is
     ``shapes-causal``, the causal one's. engine: ``openvino``, ``onnxruntime`` or, of a bundle built for this machine's
-    GPU, ``triton``; None (default) is the fastest here. precision: ``fp32`` or ``bf16``; None (default) is bf16 where engine and processor have it.
+    GPU, ``triton``; None (default) is the fastest here. precision: ``fp32`` or ``bf16``; None (default) is bf16 where
+    engine and processor have it.
 
     Raises UsageError for a bundle that is no path and for an engine or precision of no known name, BundleError for a
     bundle that is missing, damaged or of another schema, MissingPackageError for an engine that is not installed,

@@ -30,10 +30,10 @@ def refuse_unmeetable(
     Raises BudgetError, also where the bundle would have to be built first, and whatever opening the bundle raises.
     """
     if not is_built(bundle):
+        which = "" if bundle is None else f" --bundle {bundle}"
         raise BudgetError(
             f"a strict budget cannot be promised before the {bundle or 'shapes'} checkpoint's bundle is built, which "
-            f"takes about a minute; build it with  anyflow-rt calibrate{'' if bundle is None else f' --bundle {bundle}'}"
-            "  (it also measures what runs take)",
+            f"takes about a minute; build it with  anyflow-rt calibrate{which}  (it also measures what runs take)",
             None,
         )
     opened = open_bundle(bundle)

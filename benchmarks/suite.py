@@ -20,10 +20,17 @@ BENCHMARKS = {
     "memory": "anyflow_rt.benchmarks.memory",
     "export": "anyflow_rt.benchmarks.export",
     "plans": "anyflow_rt.benchmarks.budget.plans",
+    "causal-speed": "anyflow_rt.benchmarks.causal.speed",
+    "causal-chunks": "anyflow_rt.benchmarks.causal.chunks",
+    "causal-streams": "anyflow_rt.benchmarks.causal.streams",
+    "causal-deadlines": "anyflow_rt.benchmarks.causal.deadlines",
+    "causal-clips": "anyflow_rt.benchmarks.causal.clips",
 }
 """name -> module with ``run(conditions) -> Outcome``."""
 DEFAULT = ("speed", "denoiser", "cold-start", "memory")
-"""All but those that take minutes: one of them 10 GB of disk, the other times nothing."""
+"""All but those that take minutes: one of them 10 GB of disk, another times nothing."""
+GROUPS = {"causal": tuple(name for name in BENCHMARKS if name.startswith("causal-"))}
+"""name -> those that it stands for."""
 
 
 def run_benchmarks(names: Sequence[str], conditions: Conditions) -> dict[str, Any]:
@@ -31,10 +38,10 @@ def run_benchmarks(names: Sequence[str], conditions: Conditions) -> dict[str, An
 
     Raises UsageError for an unknown name; BusyMachineError, ParityError and what else a benchmark raises.
     """
-    wanted = list(names) or list(DEFAULT)
+    wanted = [each for name in names or DEFAULT for each in GROUPS.get(name, (name,))]
     for name in wanted:
         if name not in BENCHMARKS:
-            raise UsageError(f"unknown benchmark {name!r}; the benchmarks are {', '.join(BENCHMARKS)}")
+            raise UsageError(f"unknown benchmark {name!r}; the benchmarks are {', '.join((*BENCHMARKS, *GROUPS))}")
     outcomes: list[Outcome] = []
     for name in wanted:
         conditions.say(f"--- {name}")

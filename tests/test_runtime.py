@@ -23,10 +23,10 @@ from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.openvino_package import processor_has_bf16
 from anyflow_rt.errors import AnyflowError, BundleError, OutputError, UsageError
-from anyflow_rt.shipped import SHIPPED, shipped_hash
 from anyflow_rt.request import make_request
 from anyflow_rt.runtime import Runtime
 from anyflow_rt.sampling.schedule import uniform_plan
+from anyflow_rt.shipped import SHIPPED, shipped_hash
 
 SIZE: dict[str, Any] = {"height": 32, "width": 48, "num_frames": 5, "max_sequence_length": 32}
 PROMPT, OTHER = "a red circle", "the small green square moves slowly left"

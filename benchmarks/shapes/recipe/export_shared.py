@@ -1,4 +1,4 @@
-"""Stage ``export --denoiser causal``: the causal checkpoint beside the bidirectional one, whose other networks it shares.
+"""Stage ``export --denoiser causal``: the causal checkpoint beside the other, whose networks it shares.
 
 Asked for a directory, it is written whole there, as diffusers reads it.
 """
@@ -70,5 +70,5 @@ def check_equal(part: Path, other: Path) -> None:
             far = float((tensors[key].float() - others[key].float()).abs().max())
             if not far <= TOLERANCE * float(others[key].float().abs().max()):
                 raise CheckpointError(
-                    f"tensor {key} of {ours} is up to {far:.1e} off that of {theirs}; train with {part.name} as it ships"
+                    f"tensor {key} of {ours} is {far:.1e} off that of {theirs}; train with {part.name} as it ships"
                 )
