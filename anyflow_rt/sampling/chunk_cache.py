@@ -76,6 +76,7 @@ class ChunkCache:
         self._components, self._sampling, self._layout = components, sampling, layout
         self._incremental = incremental
         self._prompts = [_Prompt(each) for each in sampling.conditionings]
+        self._modulations: dict[tuple[int, ...], np.ndarray] = {}
         self.finished = 0
 
     def finish(self, latents: np.ndarray) -> None:
@@ -96,13 +97,21 @@ class ChunkCache:
         start, stop = self._layout.bounds(index)
         chunk = np.ascontiguousarray(latents[:, start:stop])
         tokens = self._components.get("far_tokens" if far else "full_tokens").infer(latents=chunk)["tokens"]
-        clean = modulation(self._components, self._sampling, Jump(0.0, 0.0), chunk.shape[:2])["modulation"]
+        clean = self._clean(chunk.shape[:2])
         rope_cos, rope_sin = self._layout.rope(index, far=far)
         shared = {"tokens": tokens, "modulation": clean, "rope_cos": rope_cos, "rope_sin": rope_sin}
         writer = self._components.get("cache_writer")
         for prompt in self._prompts:
             out = writer.infer(**shared, **vars(prompt.conditioning), **self._assembled(prompt, 0))
             prompt.parts.append(_Part((out["next_cache_key"], out["next_cache_value"]), far))
+
+    def _clean(self, batch_frames: tuple[int, ...]) -> np.ndarray:
+        """The modulation at t = r = 0, (N, f, 6, D): the same after every chunk of f frames."""
+        found = self._modulations.get(batch_frames)
+        if found is None:
+            found = modulation(self._components, self._sampling, Jump(0.0, 0.0), batch_frames)["modulation"]
+            self._modulations[batch_frames] = found
+        return found
 
     def _assembled(self, prompt: _Prompt, padding: int) -> dict[str, np.ndarray]:
         """All parts in one piece, and ``padding`` zero tokens behind them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from anyflow_rt.benchmarks.causal.common import STEPS, held_out_scenes, load
 from anyflow_rt.benchmarks.measure import Conditions, Sample
 from anyflow_rt.benchmarks.report import Outcome, Target
 from anyflow_rt.benchmarks.shapes.continuation import judge_continuation
-from anyflow_rt.benchmarks.shapes.judge import ATTRIBUTE_NAMES
+from anyflow_rt.benchmarks.shapes.judge import ATTRIBUTE_NAMES, judge
 from anyflow_rt.benchmarks.shapes.world import Attributes
 from anyflow_rt.benchmarks.statistics.wilson import wilson
 from anyflow_rt.engines.checkpoint_parts import located
@@ -20,7 +21,8 @@ from anyflow_rt.runtime import Runtime
 from anyflow_rt.shipped import CAUSAL_CHECKPOINT
 
 SCENES = 128
-GIVEN = {"image to video": 1, "video to video": 9}
+GIVEN = {"text to video": 0, "image to video": 1, "video to video": 9}
+"""Frames; without any there is nothing to go on from, and the whole clip is judged."""
 STEP_COUNTS = (2, STEPS, 8)
 RIGHT = 0.85
 """Target: clips that keep every attribute, at ``STEPS``."""
@@ -40,7 +42,7 @@ def run(conditions: Conditions) -> Outcome:
                 samples.append(Sample(f"{name}, {steps} steps: every attribute kept", tuple(whole), ""))
                 notes.append(f"{name}, {steps} steps: {_told(right)}")
                 conditions.say(notes[-1])
-                if steps == STEPS:
+                if given and steps == STEPS:
                     targets.append(Target(f"{name}, {steps} steps, kept", float(np.mean(whole)), RIGHT, True, "of 1"))
         fidelity = Sample(
             "image to video, first frame against diffusers' reconstruction of the image",
@@ -54,9 +56,11 @@ def run(conditions: Conditions) -> Outcome:
 def _kept(
     runtime: Runtime, number: int, steps: int, given: int, prompt: str, attributes: Attributes, frames: np.ndarray
 ) -> dict[str, bool]:
-    begin = {"image": frames[0]} if given == 1 else {"video": frames[:given]}
+    begin: dict[str, Any] = {1: {"image": frames[0]}, 9: {"video": frames[:9]}}.get(given, {})
     made = runtime.generate(prompt, steps=steps, seed=number, **begin).frames
     assert made is not None
+    if not given:
+        return judge(made[0]).right(attributes)
     return judge_continuation(frames[:given], made[0, given:]).right(attributes)
 
 
