@@ -134,8 +134,9 @@ class Runtime:
         prompt: a text, or a list or tuple of them.
         steps: jumps, 1 to 1000; None (default) is 4, as far as min_steps and max_steps allow. With a budget, the most.
         budget: seconds from the call to the frames; None (default) is as long as it takes. As many jumps are made as
-        keep it with the probability ``confidence`` (default 0.95), decided anew before each. Where it is too small the
-        fewest are; with strict_budget the run is refused instead. ``Result.budget`` and ``.decisions`` tell the rest.
+        keep it with the probability ``confidence`` (default 0.95) on the machine as it is, decided anew before each:
+        bursts of other work that begin in their midst are in ``sampling.moments``. Where it is too small the fewest
+        are; with strict_budget the run is refused instead. ``Result.budget`` and ``.decisions`` tell the rest.
         min_steps, max_steps: jumps, 1 and 32 by default; steps must lie between those that are given.
         started_at: the ``time.perf_counter()`` that a budget and ``seconds.total`` count from; None is the call.
         seed: of the initial noise, 0 by default: one integer for the whole batch, or a list with one a video.

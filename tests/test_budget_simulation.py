@@ -61,9 +61,16 @@ def test_contended(contended):
     assert score.met >= 0.97 and score.share >= 0.75
     others = score_baselines(contended, RISING)
     once = others[baselines.ONCE]
-    assert once.share < score.share and 1 - once.met > 1.5 * (1 - score.met)
+    assert 1 - once.share > 1.5 * (1 - score.share) and once.met < score.met
     assert others[baselines.BEST_FIXED].share < score.share
     assert others[baselines.ORACLE].share == pytest.approx(1.0) and others[baselines.ORACLE].met == 1.0
+
+
+def test_choked():
+    runs = simulate("choked", 0.99, 2500)
+    score = score_run(runs, RISING, values=runs.values)
+    assert score.met >= 0.97 and score.share >= 0.75
+    assert score_baselines(runs, RISING)[baselines.BEST_FIXED].share < score.share
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])

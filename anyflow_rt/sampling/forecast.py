@@ -23,7 +23,8 @@ from anyflow_rt.sampling.latency import (
     RunTimes,
     quantile,
 )
-from anyflow_rt.sampling.moments import HORIZONS, PRIOR_WEIGHT, Moments, PastRun, group_of, look_back, prior
+from anyflow_rt.sampling.look_back import PastRun, look_back
+from anyflow_rt.sampling.moments import HORIZONS, PRIOR_WEIGHT, Moments, group_of, prior
 from anyflow_rt.sampling.past import TO_DEVIATION, EndedRun, in_order, jump_noise, stage_in_jumps
 from anyflow_rt.sampling.ratio import SpeedRatio
 from anyflow_rt.sampling.recorder import RunRecorder
@@ -38,6 +39,8 @@ FIRST_CALL_GUESS = 2.0
 """Times a warm call that a first call is taken for where none was measured."""
 REFRESH_SHARE = 16
 """Tables are made again when one run in this many is new."""
+READY_TABLES = 6
+"""Of the newest that were asked for, made again before the next run asks."""
 SHORTEST = 1e-9
 """Seconds. A clock that stood still does not make a jump free."""
 
@@ -187,7 +190,9 @@ class Forecaster:
 
     def _table(self, confidence: float) -> list[float]:
         """(k + D) Q_k for k = 0..32, never descending."""
-        key = (confidence, group_of(self._ratio.value), not self._recorder.has_jumped)
+        return self._table_of((confidence, group_of(self._ratio.value), not self._recorder.has_jumped))
+
+    def _table_of(self, key: tuple[float, int, bool]) -> list[float]:
         found = self._tables.get(key)
         if found is None:
             margin = INTERPOLATION_MARGIN if self.interpolated else 1.0
@@ -221,7 +226,6 @@ class Forecaster:
     def _refresh(self) -> None:
         """Typical times, the noise of single jumps, and the moments, of the runs until now."""
         self._new_runs = 0
-        self._tables.clear()
         while sum(len(run.times.jumps) for run in self._runs) > MAX_JUMPS:
             self._runs.popleft()
         past = [PastRun(run.times.jumps, run.levels, run.times.decode) for run in self._runs]
@@ -234,6 +238,10 @@ class Forecaster:
         self._typical = typical
         self._ratio.set_spread(float(TO_DEVIATION * np.median(np.abs(np.log(jumps / levels)))))
         self._moments = look_back(past, self._relative["decode"], typical)
+        asked = list(self._tables)[-READY_TABLES:]
+        self._tables.clear()
+        for key in asked:  # Now, and not while a run waits for its next decision.
+            self._table_of(key)
 
     def _set_relative(self, runs: Sequence[RunTimes]) -> None:
         """Typical times of the other stages in jumps of the same run: right even where the jumps' are not."""

@@ -1,14 +1,19 @@
-"""What several jumps and the decoder took at every moment of the past, over what was expected of them there.
+"""How long plans of several jumps take at a confidence, over what is expected of them: from every moment of the past.
 
 The time of k jumps is not k times the quantile of one (too late, if they vary independently), nor their mean plus
-sqrt(k) of something (too early, if a burst of other work slows all of them down). Neither is assumed. At every jump of
-the past the level L, the seconds expected of a jump there and then, was kept. Looking back, what the next k jumps
-(of the same run and those after it) and the decoder of the run they end in really took, over what was expected, is
+sqrt(k) of something (too early, if a burst of other work slows all of them down). Neither is assumed: ``look_back``
+says what the next k jumps and the decoder took over what was expected of them, e_k, at every jump that was ever made.
+Independent noise averages out in e_k, a spike counts once, and a level that follows late is in it.
 
-    e_k = (x_1 + ... + x_k + d) / (L (k + D))          D: the decoder's typical time in jumps
+Q_k(confidence), the multiple of what is expected that a plan of k jumps is given, is the larger of two. One is for the
+machine as it is: the quantile of e_k at the moments after which it did not slow down for longer than one jump. The
+other is for bursts that begin in the midst of a run. No plan escapes all of them, so what the shortest suffers holds
+none back; it is the least multiple at which
 
-at each of those moments, and Q_k(confidence) is the quantile of e_k. Independent noise averages out in e_k, a spike
-counts once, bursts that begin within k jumps and a level that follows late are in it as often as they happened.
+    (moments with e_k below it) >= (2 confidence - 1) x (moments at which the shortest plan, k = 1, was done by then)
+
+so of the runs that the shortest plan would have finished in time, bursts cost a longer one at most 2 (1 - confidence).
+(The shortest plan itself is measured against a machine that stays as fast as its own first jump.)
 
 Moments are grouped by how fast the machine was then (a slow one recovers, a fast one does not get faster); the group's
 own quantile counts where it has enough. Before a run's first jump, what the jumps of one run share is still unknown:
@@ -23,8 +28,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,38 +42,51 @@ SLOW_FROM, FAST_UP_TO = 1.3, 0.77
 ENOUGH_MOMENTS = 64
 PRIOR_WEIGHT = 16.0
 PRIOR_INDEPENDENT, PRIOR_COMMON = 0.1, 0.1
-LARGEST = 16.0
-"""A stage counts as at most this many times what was expected of it: a machine that slept is not a slow machine."""
-_NONE = np.zeros(0)
 
 
-@dataclass(frozen=True)
-class PastRun:
-    """jumps: seconds. levels: what was expected of each when it began, and of one more at the end. decode: seconds,
-    None where it did not run or was a first call."""
+class Errors(NamedTuple):
+    """e_k of one k in one group.
 
-    jumps: Sequence[float]
-    levels: Sequence[float]
-    decode: float | None
+    steady: of the moments after which the machine stayed as it was; every: of all; both sorted. possible: by each of
+    ``every``, at how many of its moments the shortest plan was done.
+    """
+
+    steady: np.ndarray
+    every: np.ndarray
+    possible: np.ndarray
+
+    def quantile(self, confidence: float) -> float:
+        """Q_k of the moments that there are, at least one."""
+        count = len(self.every)
+        possible = np.arange(1, count + 1) >= (2.0 * confidence - 1.0) * (self.possible + 1)
+        enough = possible & (2 * self.possible >= count)
+        found = float(self.every[int(np.argmax(enough)) if enough.any() else count - 1])
+        steady = len(self.steady)
+        if not steady:
+            return found
+        return max(found, float(self.steady[min(math.ceil((steady + 1) * confidence), steady) - 1]))
+
+
+NO_ERRORS = Errors(np.zeros(0), np.zeros(0), np.zeros(0))
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sorted e_k by (group, k), for a decoder of ``decode`` jumps. Empty at first."""
+    """e_k by (group, k), for a decoder of ``decode`` jumps. Empty at first."""
 
     decode: float
-    sorted_errors: Mapping[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    errors: Mapping[tuple[int, int], Errors] = field(default_factory=dict)
 
     def spread(self, jumps: int, confidence: float, group: int, starting: bool, margin: float = 1.0) -> float:
         """Q_k of k = ``jumps``, one of HORIZONS. ``starting``: the run has made no jump. margin: on the prior."""
         expected = prior(confidence, jumps + self.decode) * margin
-        errors = self.sorted_errors.get((group, jumps), _NONE)
-        if len(errors) < ENOUGH_MOMENTS:
-            errors = self.sorted_errors.get((ALL, jumps), _NONE)
-        found = _shrunk(errors, confidence, expected, len(errors) / math.sqrt(max(1, jumps)))
-        starts = self.sorted_errors.get((STARTS, jumps), _NONE)
-        if starting and len(starts) >= ENOUGH_MOMENTS:
-            return max(found, _shrunk(starts, confidence, expected, len(starts)))
+        errors = self.errors.get((group, jumps), NO_ERRORS)
+        if len(errors.every) < ENOUGH_MOMENTS:
+            errors = self.errors.get((ALL, jumps), NO_ERRORS)
+        found = _shrunk(errors, confidence, expected, len(errors.every) / math.sqrt(max(1, jumps)))
+        starts = self.errors.get((STARTS, jumps), NO_ERRORS)
+        if starting and len(starts.every) >= ENOUGH_MOMENTS:
+            return max(found, _shrunk(starts, confidence, expected, len(starts.every)))
         return found
 
 
@@ -82,49 +101,7 @@ def prior(confidence: float, jumps: float) -> float:
     return max(1.0, 1.0 + statistics.NormalDist().inv_cdf(confidence) * spread)
 
 
-def look_back(runs: Sequence[PastRun], decode: float, typical: float) -> Moments:
-    """e_k at every jump of ``runs``, oldest first, each with jumps. decode: typical, in jumps; 0 for runs
-    without decoding. typical: seconds of a jump. Where no decoding was measured it is taken as expected."""
-    counts = np.array([len(run.jumps) for run in runs])
-    ends = np.cumsum(counts)
-    starts = ends - counts
-    levels = np.concatenate([run.levels[:-1] for run in runs])
-    jumps = np.minimum(np.concatenate([run.jumps for run in runs]), LARGEST * levels)
-    last = np.array([run.levels[-1] for run in runs])
-    tails = np.array([_tail(run, decode) for run in runs])
-    if np.isnan(tails).all():
-        tails = decode * last
-    tail = np.repeat(tails, counts)
-    ratio = levels / typical
-    group = np.where(ratio > SLOW_FROM, SLOW, np.where(ratio < FAST_UP_TO, FAST, USUAL))
-    total = np.concatenate([[0.0], np.cumsum(jumps)])
-    found: dict[tuple[int, int], np.ndarray] = {}
-    if decode:
-        found[ALL, 0] = _sorted(tails / (last * decode))
-    for horizon in HORIZONS[1:]:
-        if horizon > len(jumps):
-            continue
-        count = len(jumps) - horizon + 1
-        errors = (total[horizon:] - total[:-horizon] + tail[horizon - 1 :]) / (levels[:count] * (horizon + decode))
-        found[ALL, horizon] = _sorted(errors)
-        found[STARTS, horizon] = _sorted(errors[starts[starts < count]])
-        for each in (FAST, USUAL, SLOW):
-            found[each, horizon] = _sorted(errors[group[:count] == each])
-    return Moments(decode, found)
-
-
-def _tail(run: PastRun, decode: float) -> float:
-    if not decode:
-        return 0.0
-    return math.nan if run.decode is None else min(run.decode, LARGEST * decode * run.levels[-1])
-
-
-def _sorted(errors: np.ndarray) -> np.ndarray:
-    return np.sort(errors[np.isfinite(errors)])
-
-
-def _shrunk(errors: np.ndarray, confidence: float, expected: float, weight: float) -> float:
-    if not len(errors):
+def _shrunk(errors: Errors, confidence: float, expected: float, weight: float) -> float:
+    if not len(errors.every):
         return expected
-    rank = min(math.ceil((len(errors) + 1) * confidence), len(errors)) - 1
-    return (weight * float(errors[rank]) + PRIOR_WEIGHT * expected) / (weight + PRIOR_WEIGHT)
+    return (weight * errors.quantile(confidence) + PRIOR_WEIGHT * expected) / (weight + PRIOR_WEIGHT)

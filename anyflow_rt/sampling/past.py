@@ -15,7 +15,7 @@ TO_DEVIATION = 1.4826
 
 @dataclass(frozen=True)
 class EndedRun:
-    """Warm times, and levels (see ``moments.PastRun``)."""
+    """Warm times, and levels (see ``look_back.PastRun``)."""
 
     times: RunTimes
     levels: list[float]

@@ -24,8 +24,6 @@ from anyflow_rt.sampling.limits import NO_LIMITS, Limits
 from anyflow_rt.sampling.planner import Tables
 from anyflow_rt.sampling.schedule import GRID_INTERVALS
 
-MACHINES = ("calm", "contended")
-
 
 @dataclass(frozen=True)
 class Costs:
@@ -59,6 +57,9 @@ class Bursts:
 
 
 USUAL_BURSTS = Bursts()
+CHOKING_BURSTS = Bursts(slowest=40.0, fastest=10.0)
+"""Threads that wait for each other, one of them without a core: measured with a burner on each core."""
+MACHINES = {"calm": None, "contended": USUAL_BURSTS, "choked": CHOKING_BURSTS}
 
 
 class Machine:
@@ -144,12 +145,12 @@ def profile(costs: Costs, rng: np.random.Generator, *, runs: int = 20, factor: f
     )
 
 
-def machine(kind: str, requests: Requests, rng: np.random.Generator, bursts: Bursts = USUAL_BURSTS) -> Machine:
-    """calm: never slower. contended: with ``bursts``. Raises UsageError for others."""
+def machine(kind: str, requests: Requests, rng: np.random.Generator) -> Machine:
+    """One of ``MACHINES``; raises UsageError for others."""
     if kind not in MACHINES:
         raise UsageError(f"the machine is {kind!r}; give one of {', '.join(MACHINES)}")
     horizon = 4.0 * float(requests.arrivals[-1]) + 60.0
-    return Machine(bursts if kind == "contended" else None, horizon, rng)
+    return Machine(MACHINES[kind], horizon, rng)
 
 
 class _Clock:

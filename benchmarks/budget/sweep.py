@@ -61,6 +61,7 @@ CASES = (
     Case("calm", 0.95),
     Case("contended", 0.99),
     Case("contended", 0.95),
+    Case("choked", 0.99),
     Case("contended", 0.99, arrivals="bursty", budgets="factor"),
     Case("calm", 0.95, profile_factor=0.5),
     Case("calm", 0.95, profile_factor=2.0),

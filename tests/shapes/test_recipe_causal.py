@@ -17,6 +17,12 @@ from anyflow_rt.benchmarks.shapes.recipe.transformer import new_transformer  # n
 from anyflow_rt.parity import uncompiled_flex_attention  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes minutes."""
+    monkeypatch.setenv("ANYFLOW_RT_TRAIN_COMPILE", "0")
+
+
 @pytest.fixture(scope="module")
 def networks() -> tuple[Any, Any]:
     torch.manual_seed(0)

@@ -2,7 +2,8 @@
 
 The forward loss of stage ``flow_map`` on one chunk of each clip, those before it clean: half of a batch has r = t, so
 flow matching under teacher forcing is part of it. All clips of a batch share the chunk; the first is drawn as often as
-each of the others.
+each of the others. Clean chunks get a little noise: at run time they are the model's own, which are a little wrong.
+The text encoder stays as it is, so that both checkpoints share it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 STAGE = "causal"
 SCHEDULE = Schedule(learning_rate=8e-4, warmup_steps=100, batch_size=32)
+CONTEXT_NOISE = 0.15
+"""Largest standard deviation of the noise on clean latents, whose own is 1; each clip's is uniform up to it."""
 
 
 def chunk_loss(
@@ -35,9 +38,11 @@ def chunk_loss(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The forward loss of chunk ``index`` of every clip of a batch, and what to log of it."""
     start, stop = clip_layout().bounds(index)
+    level = CONTEXT_NOISE * torch.rand(len(batch.latents), 1, 1, 1, 1)
+    context = batch.latents + level * torch.randn_like(batch.latents)
 
     def predict(network: Any, latents: torch.Tensor, *arguments: Any) -> torch.Tensor:
-        return chunk_velocity(network, index, batch.latents[-len(latents) :], latents, *arguments)
+        return chunk_velocity(network, index, context[-len(latents) :], latents, *arguments)
 
     chunk = replace(batch, latents=batch.latents[:, start:stop], noise=batch.noise[:, start:stop])
     loss, figures = forward_loss(transformer, text_encoder, chunk, predict)
@@ -50,12 +55,13 @@ def train(seconds: float, start: Path | None = None) -> None:
     torch.manual_seed(0)
     bidirectional, text_encoder = denoiser_of(start) if start else latest_denoiser()[:2]
     transformer = causal_from(bidirectional).train()
+    text_encoder.requires_grad_(False)
 
     def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         index = int(torch.randint(len(CAUSAL.chunk_partition), ()))
         return chunk_loss(transformer, text_encoder, batch, index)
 
-    train_denoiser(STAGE, seconds, SCHEDULE, transformer, text_encoder.train(), loss_of)
+    train_denoiser(STAGE, seconds, SCHEDULE, transformer, text_encoder, loss_of)
 
 
 def export(directory: Path) -> None:

@@ -7,11 +7,13 @@ at t = r = 0, see chunks before them and themselves, and never the noisy one, as
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
 from anyflow_rt.benchmarks.shapes.recipe.transformer import (
     TRANSFORMER_CONFIG,
+    compiled,
     frames_of,
     run_blocks,
     time_embedding,
@@ -83,18 +85,34 @@ def chunk_velocity(
     noisy (B, f, C, H, W): the chunk. clean (B, F, C, H, W): the clip, of which the chunks before it are used. prompt,
     pad_bias: as for `transformer.velocity`.
     """
-    import torch
-
     layout = clip_layout()
     compressed = layout.bounds(layout.compressed(index))[0]
     begin = layout.bounds(index)[0]
+    behind = clean[:, :compressed], clean[:, compressed:begin]
+    return _compiled()(transformer, *behind, noisy, start, end, prompt, pad_bias, *_places(index))
+
+
+def _velocity(
+    transformer: AnyFlowFARTransformer3DModel,
+    far: torch.Tensor,
+    full: torch.Tensor,
+    noisy: torch.Tensor,
+    start: torch.Tensor,
+    end: torch.Tensor,
+    prompt: torch.Tensor,
+    pad_bias: torch.Tensor,
+    rotary: torch.Tensor,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """`chunk_velocity` with the clean frames already parted into those seen compressed and those seen in full."""
+    import torch
+
     parts = [
-        tokens_of(transformer.far_patch_embedding, clean[:, :compressed]),
-        tokens_of(transformer.patch_embedding, clean[:, compressed:begin]),
+        tokens_of(transformer.far_patch_embedding, far),
+        tokens_of(transformer.patch_embedding, full),
         tokens_of(transformer.patch_embedding, noisy),
     ]
     hidden = torch.cat([part for part in parts if part.shape[1]], dim=1)
-    rotary, mask = _places(index)
     times = time_embedding(transformer, start, end)[:, None]
     still = torch.zeros_like(start)
     embedding = torch.cat(
@@ -107,6 +125,11 @@ def chunk_velocity(
     hidden = run_blocks(transformer, hidden, embedding, prompt, pad_bias, rotary, mask)
     own = hidden[:, hidden.shape[1] - parts[-1].shape[1] :]
     return frames_of(transformer, own, times, *noisy.shape[-2:])
+
+
+@cache
+def _compiled() -> Callable[..., torch.Tensor]:
+    return compiled(_velocity)
 
 
 @cache

@@ -35,11 +35,14 @@ def join() -> None:
 
 
 def average_gradients(parameters: Sequence[torch.Tensor]) -> None:
-    """Replace every gradient by its mean over the processes; one message."""
+    """Replace every gradient by its mean over the processes; one message. One that a process has not counts as 0."""
     if processes() > 1:
         import torch
         from torch import distributed
 
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         distributed.all_reduce(flat)
