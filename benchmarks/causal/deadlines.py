@@ -30,7 +30,7 @@ FILLED = 0.85
 CONFIDENCE = 0.99
 LEARNING = 5
 """Streams before anything is counted: what jumps take is learnt from a runtime's own streams."""
-STREAMS = 8
+STREAMS = 4
 """A round, of each kind."""
 STALLS = 0.01
 """Target: of the chunks with deadlines."""

@@ -18,7 +18,7 @@ WARM_UPS = 2
 FIRST = 1 / 4
 """Target: the first frame's share of the whole."""
 SHORT, LONG = 81, 321
-SIDES = (64, 192)
+SIDES = (64, 128)
 MEMORY_ROUNDS = 3
 FLAT = 1.05
 """Target: peak memory of a process that streams ``LONG`` frames to a file over one that streams ``SHORT``."""
