@@ -94,7 +94,8 @@ def _bursts(seed: int) -> Burners:
 
 def _sustained(runtime: Runtime) -> float:
     """Frames a second at which four steps fill ``FILLED`` of a chunk's time."""
-    gaps, frames = [], []
+    gaps: list[float] = []
+    frames: list[int] = []
     for number in range(LEARNING):
         report = _stream(runtime, number, fps=1.0).stream
         assert report is not None

@@ -81,7 +81,9 @@ def _theirs(call: peers.CausalGenerate, size: object, chunks: tuple[int, ...], n
 
 
 def _outcome(samples: Mapping[int, Mapping[str, Sample]], notes: list[str], others: float) -> Outcome:
-    shown, compared, targets = [], [], []
+    shown: list[Sample] = []
+    compared: list[Sample] = []
+    targets: list[Target] = []
     for frames, found in samples.items():
         named = {name: Sample(f"{frames} frames, {name}", each.values) for name, each in found.items()}
         ours = fastest([each for name, each in named.items() if name.startswith("anyflow-rt")])
