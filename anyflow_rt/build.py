@@ -8,20 +8,23 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 
-from anyflow_rt.build_plan import BuildOptions, WantedEngine, engine_bytes, estimate, plan_build
+from anyflow_rt.build_estimate import WantedEngine, estimate
+from anyflow_rt.build_plan import BuildOptions, missing_components, plan_build
 from anyflow_rt.components import Components
-from anyflow_rt.engines import locations
-from anyflow_rt.engines.builders import BuildSource, builder_for, require_builder_packages
+from anyflow_rt.engines import locations, registry
+from anyflow_rt.engines.builders import BuildSource, Progress, builder_for, require_builder_packages
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.bundle_writer import BundleWriter
 from anyflow_rt.engines.checkpoint import Checkpoint
-from anyflow_rt.engines.export import EXPORT_VERSION, component_names
+from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.targets import CPU
+from anyflow_rt.engines.tensorrt.record import differences, read_facts
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
+from anyflow_rt.engines.text_weights import INT8
 from anyflow_rt.errors import BundleError, MissingPackageError, OutputError
 from anyflow_rt.parity import Parity
 from anyflow_rt.sampling.calibration import read_calibration, write_calibration
@@ -39,20 +42,25 @@ Report = Callable[[str], object]
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did. ``changed``: whether the bundle is another than before. ``exported``: seconds of each graph
-    that was made."""
+    """What a build did. ``changed``: whether the bundle is another than before. ``exported``, ``compiled``: seconds of
+    each graph and each engine that was made."""
 
     path: Path
     bundle_id: str
     changed: bool
     exported: dict[str, float] = field(default_factory=dict)
-    compiled: tuple[str, ...] = ()
+    compiled: dict[str, float] = field(default_factory=dict)
     parity: tuple[Parity, ...] = ()
     seconds: float = 0.0
 
 
-def build(options: BuildOptions, report: Report = lambda line: None) -> BuildReport:
-    """Make, or complete, the bundle of a checkpoint. ``report`` gets a line for each thing as it begins.
+def build(
+    options: BuildOptions,
+    report: Report = lambda line: None,
+    progress: Progress = lambda what, done, total: None,
+) -> BuildReport:
+    """Make, or complete, the bundle of a checkpoint. ``report`` gets a line for each thing as it begins, ``progress``
+    the parts of an engine as they are made.
 
     Raises CheckpointError, BundleError, OutputError or ParityError, each naming the mend; the bundle that was there
     before is then untouched. MissingPackageError where the ``build`` extra is not installed.
@@ -73,11 +81,16 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
         force=plan.force,
         elsewhere=plan.elsewhere,
     ) as writer:
-        missing = [name for name in component_names(checkpoint.architecture) if not writer.has_component(name)]
+        missing = missing_components(plan, writer.components)
         wanted = [each for each in plan.wanted if not writer.has_engine(*each.key)]
         if missing:
             require_packages("exporting a checkpoint's graphs")
-        writer.require_space((estimate(checkpoint).disk if missing else 0) + engine_bytes(checkpoint, wanted))
+        needs = estimate(checkpoint.architecture, exports=bool(missing), engines=wanted)
+        writer.require_space(needs.disk)
+        if missing or needs.seconds:
+            report(f"this takes {needs}")
+        if plan.existing is not None:
+            tell_of_kept(Bundle(plan.path, plan.existing), plan.wanted, wanted, options.tensorrt, report)
         settled = plan.existing is not None and plan.existing.defaults == defaults
         changed = bool(missing) or not writer.has_tokenizer or not settled
         if not writer.has_tokenizer:
@@ -86,15 +99,17 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
         exported: dict[str, float] = {}
         for name in missing:
             report(f"exporting {name} ({len(exported) + 1} of {len(missing)})")
-            exported[name] = _export(writer, checkpoint, name)
-        for each in wanted:
-            report(f"compiling for {each}")
-            _make_engine(writer, checkpoint, each, options.tensorrt, report)
+            exported[name] = _export(writer, checkpoint, name, plan.text_weights)
+        source = BuildSource(checkpoint, writer.draft(), options.tensorrt, progress)
+        compiled = make_engines(writer, source, wanted, report)
         changed = changed or bool(wanted)
         compiled_here = any(each.target == CPU for each in wanted)
         parity: tuple[Parity, ...] = ()
         size, small = _tried_size(defaults.size), checkpoint.weight_bytes < SMALL and not options.onnx_only
-        if _wants(options.check_parity, small and bool(exported or compiled_here)):
+        exact = plan.text_weights != INT8
+        if not exact and small:
+            report("parity was not checked: the text encoder's weights are 8-bit integers, the reference's are not")
+        if _wants(options.check_parity, exact and small and bool(exported or compiled_here)):
             parity = _check_parity(checkpoint, writer.draft(), engine, precision, size, report)
         bundle = writer.commit() if changed else Bundle.open(writer.path)
     _bring_calibration(checkpoint, bundle, report)
@@ -107,7 +122,6 @@ def build(options: BuildOptions, report: Report = lambda line: None) -> BuildRep
             else f"the checkpoint is of {SMALL >> 30} GiB or more"
         )
         report(f"latencies were not measured, as {why}: before a budget, anyflow-rt calibrate --bundle {bundle.path}")
-    compiled = tuple(str(each) for each in wanted)
     return BuildReport(bundle.path, bundle.id, changed, exported, compiled, parity, time.perf_counter() - start)
 
 
@@ -125,7 +139,7 @@ def _bring_calibration(checkpoint: Checkpoint, bundle: Bundle, report: Report) -
         write_calibration(bundle.calibration_path, calibration)
 
 
-def _export(writer: BundleWriter, checkpoint: Checkpoint, name: str) -> float:
+def _export(writer: BundleWriter, checkpoint: Checkpoint, name: str, text_weights: str) -> float:
     """Export one component; seconds it took. The network's weights are let go before the next one's are read."""
     from anyflow_rt.engines.export.components import COMPONENTS, export_component
 
@@ -133,23 +147,54 @@ def _export(writer: BundleWriter, checkpoint: Checkpoint, name: str) -> float:
     with writer.component(name) as folder:
         weights = checkpoint.weights(COMPONENTS[name].network)
         export_component(name, checkpoint.architecture, weights, folder / f"{name}.onnx")
+        if name == "text_encoder" and text_weights == INT8:
+            from anyflow_rt.engines.export.int8 import quantise_weights
+
+            quantise_weights(folder / f"{name}.onnx")
     gc.collect()
     return time.perf_counter() - start
 
 
-def _make_engine(
-    writer: BundleWriter, checkpoint: Checkpoint, wanted: WantedEngine, settings: TensorRtSettings, report: Report
+def tell_of_kept(
+    bundle: Bundle,
+    asked: Sequence[WantedEngine],
+    wanted: Sequence[WantedEngine],
+    settings: TensorRtSettings,
+    report: Report,
 ) -> None:
-    """One engine into the bundle: files for a GPU; for a CPU none, it is only tried."""
-    target, engine, precision, profile = wanted.key
-    packages: dict[str, str] = {}
-    with writer.engine(target, engine, precision, packages, profile) as folder:
-        if target == CPU:
-            _compile(writer.draft(), engine, precision)
-        else:
-            source = BuildSource(checkpoint, writer.draft(), settings)
-            packages |= builder_for(engine, target).build(source, target, precision, folder, report)
-    gc.collect()
+    """Say which of the engines that are ``asked`` for are there already, built with other settings than those now."""
+    kept = {each.key for each in asked if each not in wanted}
+    for engine in bundle.manifest.engines:
+        if engine.key not in kept or not registry.is_tensorrt(engine.engine):
+            continue
+        facts = read_facts(bundle.engine_path(engine, "denoiser").parent)
+        if others := differences(facts, asdict(settings)):
+            report(
+                f"{engine.target} {engine.engine} {engine.precision} is kept as it is there, built with "
+                f"{', '.join(others)}; --force makes it again"
+            )
+
+
+def make_engines(
+    writer: BundleWriter, source: BuildSource, wanted: Sequence[WantedEngine], report: Report
+) -> dict[str, float]:
+    """``wanted`` into the bundle, one after another; seconds of each. A CPU's has no files, it is only tried."""
+    seconds: dict[str, float] = {}
+    for each in wanted:
+        start = time.perf_counter()
+        report(f"compiling for {each}")
+        target, engine, precision, profile = each.key
+        packages: dict[str, str] = {}
+        with writer.engine(target, engine, precision, packages, profile) as folder:
+            if target == CPU:
+                _compile(source.bundle, engine, precision)
+            else:
+                packages |= builder_for(engine, target).build(source, target, precision, folder, report)
+        gc.collect()
+        seconds[str(each)] = time.perf_counter() - start
+        if target != CPU:
+            report(f"compiled for {each} in {seconds[str(each)]:.1f} s")
+    return seconds
 
 
 def _compile(bundle: Bundle, engine: str, precision: str) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from anyflow_rt.build_estimate import Estimate, WantedEngine, estimate
 from anyflow_rt.defaults import default_video
 from anyflow_rt.engines import builders, geometry, locations, registry
-from anyflow_rt.engines.architecture import parameter_estimate
+from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle import read_manifest
 from anyflow_rt.engines.bundle_survey import GIVE_OUT, survey
 from anyflow_rt.engines.checkpoint import Checkpoint, load_checkpoint
 from anyflow_rt.engines.export import EXPORT_VERSION, component_names
-from anyflow_rt.engines.manifest import CheckpointRecord, Defaults, Manifest, bundle_id
+from anyflow_rt.engines.manifest import CheckpointRecord, ComponentRecord, Defaults, Manifest, bundle_id
 from anyflow_rt.engines.paths import check_path
 from anyflow_rt.engines.targets import CPU, parse_targets
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
+from anyflow_rt.engines.text_weights import INT8, check_text_weights, text_weights_of
 from anyflow_rt.errors import BundleError, UsageError
 from anyflow_rt.shipped import shipped
 
@@ -32,7 +34,8 @@ class BuildOptions:
     """What to build. checkpoint: a directory, a hub id, or the name of a shipped one. Sizes are those a bundle makes
     where a run does not say; they limit nothing on a CPU.
 
-    check_parity, calibrate None: for checkpoints under 1 GB.
+    check_parity, calibrate None: for checkpoints under 1 GB. text_weights: of the text encoder, ``stored`` or ``int8``;
+    None: as in the bundle that is there, else ``stored``.
     """
 
     checkpoint: str
@@ -48,6 +51,7 @@ class BuildOptions:
     force: bool = False
     check_parity: bool | None = None
     calibrate: bool | None = None
+    text_weights: str | None = None
     tensorrt: TensorRtSettings = field(default_factory=TensorRtSettings)
 
     @property
@@ -61,6 +65,12 @@ class BuildOptions:
         if self.out is not None:
             check_path("out", self.out, "give the directory of the bundle, or leave it out for the user's cache")
         parse_targets(self.targets)
+        check_text_weights(self.text_weights)
+        if self.text_weights == INT8 and self.check_parity:
+            raise UsageError(
+                "check_parity (--check-parity) holds a bundle to the reference's own weights, and text_weights int8 "
+                "changes them; leave one of them out"
+            )
         for name in ("engine", "precision"):
             # Parity is checked on an engine, also where none is compiled for the bundle.
             if self.onnx_only and not self.check_parity and getattr(self, name) is not None:
@@ -71,39 +81,12 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
-class WantedEngine:
-    """One engine to be made. ``profile``: the sizes it takes, as the manifest says it."""
-
-    target: str
-    engine: str
-    precision: str
-    profile: str = "dynamic"
-
-    @property
-    def key(self) -> tuple[str, str, str, str]:
-        """As in the manifest."""
-        return self.target, self.engine, self.precision, self.profile
-
-    def __str__(self) -> str:
-        return f"{self.target} {self.engine} {self.precision}"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a build will take, from the configuration alone. disk and memory in bytes, seconds on two cores."""
-
-    parameters: dict[str, int]
-    disk: int
-    memory: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class BuildPlan:
     """A build before it begins: its options, resolved.
 
     engine, precision: of the CPU, on which parity is checked. wanted: what is to be made, unless it is there.
-    existing: the manifest of the same checkpoint's bundle, where it is there and may be kept. force: whether what is
+    existing: the manifest of the same checkpoint's bundle, where it is there and may be kept. text_weights: of the text
+    encoder, once all is done. force: whether what is
     there may be replaced. elsewhere: how to give another place, for messages.
     """
 
@@ -115,6 +98,7 @@ class BuildPlan:
     wanted: tuple[WantedEngine, ...]
     existing: Manifest | None
     defaults: Defaults
+    text_weights: str
     force: bool
     elsewhere: str
 
@@ -122,7 +106,7 @@ class BuildPlan:
 @dataclass(frozen=True)
 class Preview:
     """What a build would do. components, engines: those it would make. settings: whether tokenizer or default size
-    would change. estimate: of all components, and the disk of the engines."""
+    would change. estimate: what that takes."""
 
     path: Path
     components: tuple[str, ...]
@@ -139,27 +123,25 @@ class Preview:
 def plan_build(options: BuildOptions) -> BuildPlan:
     """Resolve ``options``. Raises UsageError or CheckpointError for what no build can do."""
     checkpoint = load_checkpoint(options.source, revision=options.revision)
-    engine, precision, wanted = _engines(options)
-    gpus = [each.target for each in wanted if each.target != CPU]
-    if checkpoint.architecture.causal is not None and gpus:
-        raise UsageError(
-            f"no engine for {', '.join(gpus)} takes the caches of a causal (FAR) checkpoint yet; build it with  "
-            "--target cpu"
-        )
+    engine, precision, wanted = resolve_engines(options.targets, options.engine, options.precision)
+    wanted = () if options.onnx_only else wanted
+    refuse_causal(checkpoint.architecture, wanted)
     # A directory by its full path: the messages that say how to build the bundle again name it, wherever they appear.
     name = checkpoint.id if checkpoint.revision is not None else str(checkpoint.path)
     record = CheckpointRecord(name, checkpoint.revision, checkpoint.content_hash())
     existing = _existing(options, bundle_id(record.sha256, EXPORT_VERSION))
     defaults = _defaults(options, checkpoint, existing)
+    text_weights = options.text_weights or text_weights_of(existing.components if existing else ())
     return BuildPlan(
         checkpoint=checkpoint,
         path=bundle_path(options),
         record=record,
         engine=engine,
         precision=precision,
-        wanted=tuple(_for_size(each, defaults, options.tensorrt) for each in wanted),
+        wanted=tuple(for_size(each, defaults, options.tensorrt, text_weights) for each in wanted),
         existing=existing,
         defaults=defaults,
+        text_weights=text_weights,
         # Without --out the place is this package's own cache: a bundle of what the checkpoint was before is no loss.
         force=options.force or (options.out is None and existing is None),
         elsewhere=OUTSIDE_THE_CACHE if options.out is None else GIVE_OUT,
@@ -172,15 +154,21 @@ def preview(options: BuildOptions) -> Preview:
     wanted = bundle_id(plan.record.sha256, EXPORT_VERSION)
     found = survey(plan.path, wanted, force=plan.force, elsewhere=plan.elsewhere)
     engines = [each for each in plan.wanted if each.key not in found.engines]
-    whole = estimate(plan.checkpoint)
-    names = component_names(plan.checkpoint.architecture)
+    missing = missing_components(plan, found.components)
     return Preview(
         path=plan.path,
-        components=tuple(name for name in names if name not in found.components),
+        components=missing,
         engines=tuple(str(each) for each in engines),
         settings=found.tokenizer is None or plan.existing is None or plan.defaults != plan.existing.defaults,
-        estimate=replace(whole, disk=whole.disk + engine_bytes(plan.checkpoint, engines)),
+        estimate=estimate(plan.checkpoint.architecture, exports=bool(missing), engines=engines),
     )
+
+
+def missing_components(plan: BuildPlan, present: Mapping[str, ComponentRecord]) -> tuple[str, ...]:
+    """What of ``present`` is to be exported, or exported again since the text encoder's weights are to be others."""
+    names = component_names(plan.checkpoint.architecture)
+    other = {"text_encoder"} if text_weights_of(present.values()) != plan.text_weights else set()
+    return tuple(name for name in names if name not in present or name in other)
 
 
 def bundle_path(options: BuildOptions) -> Path:
@@ -188,33 +176,25 @@ def bundle_path(options: BuildOptions) -> Path:
     return Path(options.out) if options.out is not None else locations.default_bundle_path(options.source)
 
 
-def estimate(checkpoint: Checkpoint) -> Estimate:
-    """Disk, memory and time of a whole build. The figures behind it are in ``docs/benchmarks.md``."""
-    parameters = parameter_estimate(checkpoint.architecture)
-    float32 = {name: 4 * count for name, count in parameters.items()}
-    # Decoder and encoder are each exported twice: for the first frame and for the following ones.
-    disk = sum(float32.values()) + float32["vae"] + (50 << 20)
-    if checkpoint.architecture.causal is not None:
-        disk += float32["transformer"]  # denoiser and cache writer have the same blocks
-    # One network at a time, in float32, beside PyTorch and the exporter themselves.
-    memory = max(float32.values()) + (3 << 29)
-    layers = checkpoint.architecture.transformer.num_layers + checkpoint.architecture.text_encoder.num_layers
-    return Estimate(parameters, disk, memory, 45 + 2.0 * layers + disk / 100e6)
+def refuse_causal(architecture: Architecture, wanted: Sequence[WantedEngine]) -> None:
+    """Raise UsageError for a GPU's engine of a causal checkpoint."""
+    gpus = [each.target for each in wanted if each.target != CPU]
+    if architecture.causal is not None and gpus:
+        raise UsageError(
+            f"no engine for {', '.join(gpus)} takes the caches of a causal (FAR) checkpoint yet; build it with  "
+            "--target cpu"
+        )
 
 
-def engine_bytes(checkpoint: Checkpoint, engines: Sequence[WantedEngine]) -> int:
-    """Disk that engines take beside the components: a GPU's hold all weights again, those of a CPU hold none."""
-    parameters = sum(parameter_estimate(checkpoint.architecture).values())
-    return sum(parameters * (4 if each.precision == "fp32" else 2) for each in engines if each.target != CPU)
-
-
-def _engines(options: BuildOptions) -> tuple[str, str, tuple[WantedEngine, ...]]:
+def resolve_engines(
+    targets: Sequence[str], asked: str | None, asked_precision: str | None, *, from_graphs: bool = False
+) -> tuple[str, str, tuple[WantedEngine, ...]]:
     """Engine and precision of the CPU, and every engine to be made.
 
     An engine that is asked for is made for the targets of its kind, CPU or GPU; the other targets get their usual one.
+    from_graphs: there is no checkpoint, so that engines which are made of its weights are refused.
     """
-    targets = parse_targets(options.targets)
-    asked = options.engine
+    targets = parse_targets(targets)
     for_gpu = asked in builders.GPU_ENGINES
     if asked is not None and not for_gpu:
         registry.check_engine_name(asked)
@@ -223,25 +203,32 @@ def _engines(options: BuildOptions) -> tuple[str, str, tuple[WantedEngine, ...]]
         raise UsageError(f"the {asked} engine is for {kind}; the targets are {', '.join(targets)}")
     engine = registry.default_engine() if asked is None or for_gpu else asked
     usual = registry.default_precision(engine)[0]
-    precision = usual if options.precision is None or CPU not in targets else options.precision
+    precision = usual if asked_precision is None or CPU not in targets else asked_precision
     registry.check_precision(engine, precision)
     wanted = []
     for target in targets:
         if target == CPU:
             wanted.append(WantedEngine(target, engine, precision))
             continue
-        name = asked if asked is not None and for_gpu else builders.default_builder(target)
-        builder = builders.builder_for(name, target, options.precision)
-        wanted.append(WantedEngine(target, name, options.precision or builder.usual_precision(target)))
-    return engine, precision, () if options.onnx_only else tuple(wanted)
+        name = asked if asked is not None and for_gpu else builders.default_builder(target, from_graphs=from_graphs)
+        builder = builders.builder_for(name, target, asked_precision)
+        if from_graphs and not builder.from_graphs:
+            raise UsageError(
+                f"the {name} engine is made of the checkpoint's weights, which a bundle does not hold; give --ckpt "
+                "and --out, or another --engine"
+            )
+        wanted.append(WantedEngine(target, name, asked_precision or builder.usual_precision(target)))
+    return engine, precision, tuple(wanted)
 
 
-def _for_size(wanted: WantedEngine, defaults: Defaults, settings: TensorRtSettings) -> WantedEngine:
-    """The engine under the name of the sizes that it is made for."""
+def for_size(wanted: WantedEngine, defaults: Defaults, settings: TensorRtSettings, text_weights: str) -> WantedEngine:
+    """The engine under the name of the sizes that it is made for, and of what its text encoder is made of."""
     if wanted.target == CPU:
         return wanted
     builder = builders.builder_for(wanted.engine, wanted.target)
-    return replace(wanted, profile=builder.profile(defaults.size, settings))
+    builder.check(wanted.target, settings)
+    name = builder.profile(defaults.size, settings)
+    return replace(wanted, profile=f"{name}-{INT8}_text" if builder.from_graphs and text_weights == INT8 else name)
 
 
 def _existing(options: BuildOptions, wanted_id: str) -> Manifest | None:

@@ -14,7 +14,9 @@ from anyflow_rt.engines.mend import build_command
 from anyflow_rt.errors import BundleError, EngineError
 
 INTERPRETED = "TRITON_INTERPRET"
-"""Where this is 1, Triton's kernels run on a CPU, in Python: enough for the smallest checkpoints."""
+"""Where this is 1, Triton's kernels run on a CPU, in Python, even beside a GPU: enough for the smallest checkpoints.
+
+That is far too slow to be taken unless ``triton`` is asked for by name."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def choose(bundle: Bundle, engine: str | None = None, precision: str | None = No
 def _record(bundle: Bundle, engine: str | None, precision: str | None) -> EngineRecord | None:
     """The manifest's record to be opened; None, unless ``engine`` is a GPU's, to run on the CPU."""
     built = [each for each in bundle.manifest.engines if registry.for_gpu(each.engine)]
+    if engine is None and _interpreted():
+        built = [each for each in built if each.engine != "triton"]
     if engine is None and not built:
         return None
     target = present_target()
@@ -73,7 +77,7 @@ def _record(bundle: Bundle, engine: str | None, precision: str | None) -> Engine
 
 def _runnable(bundle: Bundle, engine: str, built: list[EngineRecord], target: str | None) -> list[EngineRecord]:
     """Those of one engine that can run here. Raises where none can."""
-    if target is None and os.environ.get(INTERPRETED) == "1" and engine == "triton":
+    if engine == "triton" and _interpreted():
         here = built
     elif target is None:
         raise EngineError(
@@ -89,6 +93,10 @@ def _runnable(bundle: Bundle, engine: str, built: list[EngineRecord], target: st
         f"the bundle {bundle.path} has no {engine} engine for {target or 'any GPU'}{has}; add it with  "
         f"{_add(bundle, target or 'sm_89', engine)}"
     )
+
+
+def _interpreted() -> bool:
+    return os.environ.get(INTERPRETED) == "1"
 
 
 def _add(bundle: Bundle, target: str, engine: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from anyflow_rt.engines import registry
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.engine import Engine
+from anyflow_rt.engines.engine import RESIDENT, Engine
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.manifest import EngineRecord
 from anyflow_rt.errors import UsageError
@@ -42,9 +42,8 @@ class Components:
     The time embedder always runs in float32: its input reaches 1000, which bf16 rounds to multiples of 4.
 
     specialize: the size of the videos that engines are made for and run quickest at; each that meets another shape
-    becomes two. None: they are made for any size. single_use: for a process that makes one video. Only one stage's
-    engines are open at a time, which takes a fifth off the peak memory and costs no time that could be measured.
-    record: the manifest's engine whose files are opened; None: the graphs are.
+    becomes two. None: they are made for any size. residency: one of ``RESIDENCIES``. record: the manifest's engine
+    whose files are opened; None: the graphs are. on_demand: components that are opened only if ``get`` asks for them.
     """
 
     def __init__(
@@ -55,20 +54,22 @@ class Components:
         cache_dir: Path | None,
         *,
         specialize: VideoSize | None = None,
-        single_use: bool = False,
+        residency: str = RESIDENT,
         record: EngineRecord | None = None,
+        on_demand: Collection[str] = (),
     ) -> None:
         self.seconds_waited = 0.0
         self.closed = False
-        self._single_use = single_use
+        self._residency, self._sequential = residency, residency != RESIDENT
+        self._on_demand = frozenset(on_demand)
         self._bundle, self._engine, self._precision, self._cache_dir = bundle, engine, precision, cache_dir
         self._record = record
         self._shapes = {} if specialize is None else usual_shapes(bundle.architecture, specialize)
         self.stages = STAGES if bundle.architecture.causal is None else CAUSAL_STAGES
         self._pool = ThreadPoolExecutor(_OPENERS, thread_name_prefix="anyflow-open")
         self._futures: dict[str, Future[Engine]] = {}
-        for stage in self.stages[:1] if single_use else self.stages:
-            self._begin(stage)
+        for stage in self.stages[:1] if self._sequential else self.stages:
+            self._begin_usual(stage)
 
     def get(self, name: str) -> Engine:
         """The open engine of one component, opened now where it is in no stage of every run (the encoder's are not).
@@ -77,6 +78,8 @@ class Components:
         """
         self.check_open()
         if name not in self._futures:
+            if self._sequential and name in self.stages[0]:
+                self._close(other for stage in self.stages[1:] for other in stage)  # another call begins
             self._begin((name,))
         start = time.perf_counter()
         engine = self._futures[name].result()
@@ -89,14 +92,13 @@ class Components:
             raise UsageError("this runtime is closed; open the bundle again with anyflow_rt.load")
 
     def finish_stage(self, last: str) -> None:
-        """The stage that ends with the component ``last`` is over. Nothing changes unless each is used once."""
-        if not self._single_use:
+        """The stage that ends with the component ``last`` is over; unless all stay open, so are its engines."""
+        if not self._sequential:
             return
         index = next(index for index, stage in enumerate(self.stages) if stage[-1] == last)
-        for name in self.stages[index]:
-            self.get(name).close()
+        self._close(self.stages[index])
         for stage in self.stages[index + 1 :][:1]:
-            self._begin(stage)
+            self._begin_usual(stage)
 
     def wait(self) -> None:
         """Wait until all that are being opened are open."""
@@ -113,6 +115,17 @@ class Components:
         for future in self._futures.values():
             future.add_done_callback(_release)
 
+    def _close(self, names: Iterable[str]) -> None:
+        """Release those of ``names`` that are open; ``get`` opens them again."""
+        for name in names:
+            if name in self._futures:
+                self.get(name).close()
+                del self._futures[name]
+
+    def _begin_usual(self, stage: Sequence[str]) -> None:
+        """Begin what a stage uses in every call."""
+        self._begin([name for name in stage if name not in self._on_demand])
+
     def _begin(self, stage: Sequence[str]) -> None:
         for name in stage:
             if name in self._futures:
@@ -128,6 +141,7 @@ class Components:
                 compute_type=COMPUTE_TYPE_PORTS,
                 usual_shapes=self._shapes.get(name, ()),
                 model_hash=self._bundle.component_hash(name),
+                residency=self._residency,
             )
 
 

@@ -16,13 +16,14 @@ from anyflow_rt.components import Components
 from anyflow_rt.conditioning import ConditioningSeconds, condition
 from anyflow_rt.decoding import decode
 from anyflow_rt.encoding import encode
-from anyflow_rt.engines import geometry
+from anyflow_rt.engines import geometry, registry
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.chunks import make_layout
 from anyflow_rt.latencies import Latencies
 from anyflow_rt.noise import initial_noise
 from anyflow_rt.preview import Preview
 from anyflow_rt.prompt import PromptTokenizer
+from anyflow_rt.prompt_cache import PromptCache
 from anyflow_rt.request import Request
 from anyflow_rt.result import ChunkReport, Result, Seconds, StreamReport
 from anyflow_rt.sampling.callbacks import ON_PREVIEW, ON_STEP
@@ -34,6 +35,7 @@ from anyflow_rt.sampling.recorder import StageObserver
 if TYPE_CHECKING:
     from anyflow_rt.budget import BudgetedRun
     from anyflow_rt.deadlines import ChunkDeadlines
+    from anyflow_rt.engines.nvml import GpuMeter
     from anyflow_rt.sampling.planner import Tables
     from anyflow_rt.sampling.quality import Quality
 
@@ -48,7 +50,8 @@ Between = Callable[[], object]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A bundle on one engine, with what every call uses. quality: what budgets are planned by; None: the bundle's."""
+    """A bundle on one engine, with what every call uses. quality: what budgets are planned by; None: the bundle's.
+    prompts: embeddings that need no text encoder; None where none are kept."""
 
     bundle: Bundle
     engine: str
@@ -57,6 +60,7 @@ class Loaded:
     components: Components
     latencies: Latencies
     quality: Quality | None = None
+    prompts: PromptCache | None = None
 
     @cached_property
     def tables(self) -> Tables:
@@ -103,6 +107,7 @@ class Generation:
         self._chunks: tuple[ChunkReport, ...] = ()
         self._setting = request.setting(loaded.engine, loaded.precision)
         self._observer, self._budgeted = self._begin(encode=output == "file")
+        self._meter = _meter(loaded.engine)
         self._begun = time.perf_counter()
 
     def denoise(self, deliver: Deliver, between: Between | None = None) -> np.ndarray:
@@ -205,7 +210,8 @@ class Generation:
         context = None if request.context is None else encode(self._components, request.context[None])
         # What comes before the first decision counts as text, so that both stages together are all of it.
         conditioner = self._conditioning.conditioner
-        self._observer.observe("text", time.perf_counter() - self._begun - conditioner)
+        if not self._conditioning.known:
+            self._observer.observe("text", time.perf_counter() - self._begun - conditioner)
         self._observer.observe("conditioner", conditioner)
         return sampling, noise, context
 
@@ -254,6 +260,7 @@ class Generation:
             decisions=() if budgeted is None else budgeted.decisions,
             previews=previews,
             chunks=self._chunks,
+            gpu=None if self._meter is None else self._meter.read(),
         )
 
     def __enter__(self) -> Self:
@@ -263,6 +270,8 @@ class Generation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loaded.latencies.end(self._setting, self._observer)
+        if self._meter is not None:
+            self._meter.close()
 
     def _begin(self, *, encode: bool) -> tuple[StageObserver, BudgetedRun | None]:
         loaded, budget = self._loaded, self._request.budget
@@ -316,12 +325,23 @@ class Generation:
         self._draft_decoded = time.perf_counter()
 
 
+def _meter(engine: str) -> GpuMeter | None:
+    """What reads the GPU's figures; on a CPU nobody is asked."""
+    if not registry.for_gpu(engine):
+        return None
+    from anyflow_rt.engines.nvml import GpuMeter
+
+    return GpuMeter()
+
+
 def make_sampling(loaded: Loaded, request: Request) -> tuple[Sampling, ConditioningSeconds]:
     """How the jumps of a request are made, its prompts read: the negative ones first where the run is guided."""
     found, seconds = [], ConditioningSeconds(0.0, 0.0)
     for prompts in filter(None, (request.negative_prompts, request.prompts)):
         tokens = loaded.tokenizer(prompts, request.max_sequence_length)
-        each, taken = condition(loaded.components, tokens, request.max_sequence_length, request.num_videos)
+        each, taken = condition(
+            loaded.components, tokens, request.max_sequence_length, request.num_videos, loaded.prompts
+        )
         found.append(each)
         seconds += taken
     loaded.components.finish_stage("conditioner")

@@ -19,19 +19,30 @@ logger = logging.getLogger(__name__)
 Report = Callable[[str], object]
 
 
-def load(bundle: str | Path | None = None, *, engine: str | None = None, precision: str | None = None) -> Runtime:
+def load(
+    bundle: str | Path | None = None,
+    *,
+    engine: str | None = None,
+    precision: str | None = None,
+    prompt_cache: str | Path | None = None,
+    residency: str | None = None,
+) -> Runtime:
     """Open a bundle that ``anyflow-rt build`` made, ready to generate.
 
     bundle: its directory; None (default) is that of the shipped shapes checkpoint, built on first use, as is
     ``shapes-causal``, the causal one's. engine: ``openvino``, ``onnxruntime`` or, of a bundle built for this machine's
-    GPU, ``triton``; None (default) is the fastest here. precision: ``fp32`` or ``bf16``; None (default) is bf16 where
-    engine and processor have it.
+    GPU, ``tensorrt_rtx``, ``triton`` or ``tensorrt``; None (default) is the fastest here. precision: ``fp32``,
+    ``bf16`` or ``fp16``; None (default) is bf16 where engine and processor have it.
+    prompt_cache: a directory where prompt embeddings are kept, so that a prompt that is in it needs no text encoder,
+    which is then not opened; None (default) keeps none. residency: ``resident`` keeps all engines open, ``sequential``
+    those of one stage at a time, ``streaming`` does so with TensorRT's weight streaming; None (default) is the first
+    that fits the GPU's memory.
 
     Raises UsageError for a bundle that is no path and for an engine or precision of no known name, BundleError for a
     bundle that is missing, damaged or of another schema, MissingPackageError for an engine that is not installed,
     EngineError for a precision this processor does not have or a GPU that is not there; all say what to do.
     """
-    runtime = open_runtime(bundle, engine=engine, precision=precision)
+    runtime = open_runtime(bundle, engine=engine, precision=precision, prompt_cache=prompt_cache, residency=residency)
     try:
         runtime.wait()
     except BaseException:
@@ -47,12 +58,21 @@ def open_runtime(
     precision: str | None = None,
     specialize: bool = True,
     single_use: bool = False,
+    prompt_cache: str | Path | None = None,
+    residency: str | None = None,
     report: Report = logger.warning,
 ) -> Runtime:
     """``load`` without waiting: the engines go on opening in the background. ``specialize`` and ``single_use`` are
     ``Runtime``'s; ``report`` gets the lines of a build that comes first."""
-    opened = open_bundle(bundle, report)
-    return Runtime(opened, engine=engine, precision=precision, specialize=specialize, single_use=single_use)
+    return Runtime(
+        open_bundle(bundle, report),
+        engine=engine,
+        precision=precision,
+        specialize=specialize,
+        single_use=single_use,
+        prompt_cache=prompt_cache,
+        residency=residency,
+    )
 
 
 def open_bundle(bundle: str | Path | None = None, report: Report = logger.warning) -> Bundle:

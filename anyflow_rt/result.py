@@ -15,6 +15,7 @@ from anyflow_rt.errors import UsageError
 from anyflow_rt.preview import Preview
 
 if TYPE_CHECKING:
+    from anyflow_rt.engines.nvml import GpuFigures
     from anyflow_rt.sampling.controller import Decision
 
 
@@ -128,7 +129,7 @@ class Result:
 
     budget, decisions: of a run with a budget; every decision with its reason, in order. previews: the drafts that were
     kept (``preview=True``). chunks: of a causal checkpoint; ``plan`` then holds the jumps of one after another.
-    stream: of a run that was streamed.
+    stream: of a run that was streamed. gpu: what the driver said of the GPU that ran it, where nvidia-ml-py is there.
     """
 
     frames: np.ndarray | None = field(repr=False)
@@ -146,6 +147,7 @@ class Result:
     previews: tuple[Preview, ...] = ()
     chunks: tuple[ChunkReport, ...] = ()
     stream: StreamReport | None = None
+    gpu: GpuFigures | None = None
 
     def save(self, path: str | Path, *, fps: float | None = None, quality: float | None = None) -> tuple[Path, ...]:
         """Write the frames to ``path`` (.mp4, .gif, .png contact sheet or .npy) and return the files written.

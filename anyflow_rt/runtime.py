@@ -17,10 +17,8 @@ from anyflow_rt.choice import choose
 from anyflow_rt.components import Components
 from anyflow_rt.engines import locations
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
-from anyflow_rt.engines.mend import rebuild_command
-from anyflow_rt.errors import BundleError, UsageError
+from anyflow_rt.errors import UsageError
 from anyflow_rt.generation import Deliver, Generation, Loaded, make_sampling
 from anyflow_rt.latencies import Latencies
 from anyflow_rt.preview import (
@@ -34,7 +32,9 @@ from anyflow_rt.preview import (
     write_chunks,
 )
 from anyflow_rt.prompt import PromptTokenizer
+from anyflow_rt.prompt_cache import PromptCache
 from anyflow_rt.request import OUTPUTS, Request, check_names, check_on_step
+from anyflow_rt.residency import decide_residency
 from anyflow_rt.result import Result
 from anyflow_rt.sampler import Sampler
 from anyflow_rt.sampling.executor import OnStep
@@ -66,40 +66,46 @@ class Runtime:
         precision: str | None = None,
         specialize: bool | VideoSize = True,
         single_use: bool = False,
+        prompt_cache: str | Path | None = None,
+        residency: str | None = None,
     ) -> None:
         """Start opening the engines; each call waits for an engine where it first needs it.
 
         specialize: the size of single videos that engines are made for; True is the bundle's default size, False none.
         single_use: one call is all there will be, so each engine is closed once it is done with.
+        prompt_cache, residency: as of ``anyflow_rt.load``.
 
-        Raises UsageError for an engine or precision of no known name, MissingPackageError for an engine that is not
-        installed, BundleError for a bundle of another version or without the engine that is asked for, EngineError for
-        a GPU's engine without a GPU.
+        Raises UsageError for an engine, precision or residency of no known name, MissingPackageError for an engine that
+        is not installed, BundleError for a bundle of another version or without the engine that is asked for,
+        EngineError for a GPU's engine without a GPU, or whose memory is too little.
         """
-        if bundle.manifest.export_version != EXPORT_VERSION:
-            raise BundleError(
-                f"the bundle {bundle.path} was exported by version {bundle.manifest.export_version}, and this "
-                f"anyflow-rt runs version {EXPORT_VERSION}; build it again with  "
-                f"{rebuild_command(bundle.path, force=True)}"
-            )
+        bundle.check_version()
         self.bundle = bundle
         chosen = choose(bundle, engine, precision)
         if chosen.note is not None:
             logger.warning("%s", chosen.note)
         self.engine, self.precision = chosen.engine, chosen.precision
+        self.residency = decide_residency(bundle, chosen, residency, single_use=single_use)
+        prompts = None
+        if prompt_cache is not None:
+            encoder, width = bundle.component_hash("text_encoder"), bundle.architecture.text_encoder.d_model
+            prompts = PromptCache(prompt_cache, encoder, self.precision, width)
         self._components = Components(
             bundle,
             self.engine,
             self.precision,
             locations.compiled_cache(bundle.id),
             specialize=(bundle.defaults.size if specialize else None) if isinstance(specialize, bool) else specialize,
-            single_use=single_use,
+            residency=self.residency,
             record=chosen.record,
+            on_demand=() if prompts is None else ("text_encoder",),
         )
         self.latencies = Latencies(bundle.id, self.engine)
         self._chunk_forecasters: dict[tuple[int, int, int, bool], Forecaster] = {}
         tokenizer = PromptTokenizer(bundle.tokenizer_path)
-        self._loaded = Loaded(bundle, self.engine, self.precision, tokenizer, self._components, self.latencies)
+        self._loaded = Loaded(
+            bundle, self.engine, self.precision, tokenizer, self._components, self.latencies, prompts=prompts
+        )
 
     def generate(
         self,
@@ -134,9 +140,9 @@ class Runtime:
         prompt: a text, or a list or tuple of them.
         steps: jumps, 1 to 1000; None (default) is 4, as far as min_steps and max_steps allow. With a budget, the most.
         budget: seconds from the call to the frames; None (default) is as long as it takes. As many jumps are made as
-        keep it with the probability ``confidence`` (default 0.95) on the machine as it is, decided anew before each:
-        bursts of other work that begin in their midst are in ``sampling.moments``. Where it is too small the fewest
-        are; with strict_budget the run is refused instead. ``Result.budget`` and ``.decisions`` tell the rest.
+        keep it with the probability ``confidence`` (default 0.95), decided anew before each; for bursts of other work
+        see ``sampling.planner``. Where it is too small the fewest are; with strict_budget the run is refused instead.
+        ``Result.budget`` and ``.decisions`` tell the rest.
         min_steps, max_steps: jumps, 1 and 32 by default; steps must lie between those that are given.
         started_at: the ``time.perf_counter()`` that a budget and ``seconds.total`` count from; None is the call.
         seed: of the initial noise, 0 by default: one integer for the whole batch, or a list with one a video.

@@ -8,6 +8,7 @@ import numpy as np
 
 from anyflow_rt.components import Components
 from anyflow_rt.decoding import decode
+from anyflow_rt.engines.arrays import to_host
 from anyflow_rt.engines.geometry import LatentSize
 from anyflow_rt.noise import initial_noise
 from anyflow_rt.sampling.executor import Sampling, make_jump
@@ -33,7 +34,7 @@ class Sampler:
 
     def jump(self, latents: np.ndarray, t: float, r: float) -> np.ndarray:
         """Latents at time r from latents (1, F, C, h, w) at time t, 0 <= r < t <= 1, by one call of the denoiser."""
-        return make_jump(self.components, self.sampling, Jump(t, r), latents)
+        return to_host(make_jump(self.components, self.sampling, Jump(t, r), latents))
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Frames uint8 (T, H, W, 3) of latents (1, F, C, h, w) at time 0."""

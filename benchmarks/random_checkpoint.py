@@ -1,7 +1,7 @@
 """A checkpoint of any size with random weights, written straight to safetensors: no network is ever in memory.
 
-The VAE, the tokenizer and the scheduler are those of the shapes checkpoint; the text encoder is tiny but for its
-width, so that what is measured is the denoiser.
+The VAE, unless another is asked for, the tokenizer and the scheduler are those of the shapes checkpoint; the text
+encoder is tiny but for its width, so that what is measured is the denoiser.
 """
 
 from __future__ import annotations
@@ -22,12 +22,23 @@ if TYPE_CHECKING:
     import torch
 
 SHARD_BYTES = 1 << 29
+WAN_VAE = {
+    "base_dim": 96,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "temperal_downsample": [False, True, True],
+    "in_channels": 3,
+    "out_channels": 3,
+    "patch_size": None,
+}
+"""What Wan 2.1's VAE has otherwise than that of the shapes checkpoint; its latents' statistics are the latter's."""
 
 
-def write_random_checkpoint(directory: Path, **transformer: Any) -> Path:
+def write_random_checkpoint(directory: Path, vae: Mapping[str, Any] | None = None, /, **transformer: Any) -> Path:
     """Write a checkpoint into the new ``directory``, its denoiser configured by ``transformer``, in bf16 shards.
 
-    Keys of ``transformer`` not given are those of the shapes checkpoint. The same arguments give the same weights.
+    Keys of ``transformer`` and ``vae`` not given are those of the shapes checkpoint, whose own VAE is taken where
+    ``vae`` is None. The same arguments give the same weights.
     """
     shutil.copytree(SHAPES_CHECKPOINT, directory)
     (directory / "anyflow_rt.json").unlink(missing_ok=True)
@@ -42,8 +53,12 @@ def write_random_checkpoint(directory: Path, **transformer: Any) -> Path:
         num_layers=1,
         num_decoder_layers=1,
     )
+    random = ["transformer", "text_encoder"]
+    if vae is not None:
+        _change(directory / "vae" / "config.json", **vae)
+        random.append("vae")
     architecture = read_architecture(directory)
-    for seed, network in enumerate(("transformer", "text_encoder")):
+    for seed, network in enumerate(random):
         (directory / network / f"{BASE_NAMES[network]}.safetensors").unlink()
         _write_shards(directory / network, BASE_NAMES[network], network_tensors(architecture, network).required, seed)
     return directory

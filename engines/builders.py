@@ -14,18 +14,21 @@ from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.errors import MissingPackageError, UsageError
 
 Report = Callable[[str], object]
+Progress = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True)
 class BuildSource:
     """What engines are made from: the checkpoint's weights, and a draft of the bundle with the graphs of them all.
 
-    tensorrt: what was chosen about engines of TensorRT; the others read none of it.
+    checkpoint None: only the graphs are here, for builders that take them. tensorrt: what was chosen about engines of
+    TensorRT; the others read none of it. progress: gets what is being made, how many parts of it are, and of how many.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
     bundle: Bundle
     tensorrt: TensorRtSettings = field(default_factory=TensorRtSettings)
+    progress: Progress = lambda what, done, total: None
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class Builder:
     targets, precisions: those it has, the usual precision first. packages: modules it needs, and ``extra`` of ours
     that has them. build: (source, target, precision, folder, report) writes ``<component>.*`` and whatever else the
     engine reads into the empty ``folder``, and gives the package versions that the files depend on. unusual: the usual
-    precision of targets that lack the first. profile: what the manifest calls engines made for a size.
+    precision of targets that lack the first. profile: what the manifest calls engines made for a size. check: raises
+    for settings that its engines for a target cannot have, before any work. from_graphs: they are made of the bundle's
+    graphs, and need no checkpoint.
     """
 
     targets: tuple[str, ...]
@@ -45,6 +50,8 @@ class Builder:
     build: Callable[[BuildSource, str, str, Path, Report], dict[str, str]]
     unusual: Mapping[str, str] = field(default_factory=dict)
     profile: Callable[[VideoSize, TensorRtSettings], str] = lambda size, settings: "dynamic"
+    check: Callable[[str, TensorRtSettings], None] = lambda target, settings: None
+    from_graphs: bool = False
 
     def usual_precision(self, target: str) -> str:
         """The precision of engines for ``target`` where none is asked for."""
@@ -79,14 +86,15 @@ GPU_ENGINES = tuple(_BUILDERS)
 """Engines that are built for a target; the first that has it, and is installed, is taken where none is asked for."""
 
 
-def default_builder(target: str) -> str:
+def default_builder(target: str, *, from_graphs: bool = False) -> str:
     """The engine made for ``target`` unless another is asked for: the first that is installed, else the first.
 
-    Raises UsageError where none has the target.
+    from_graphs: of those that need no checkpoint. Raises UsageError where none has the target.
     """
-    able = [name for name, builder in _BUILDERS.items() if target in builder().targets]
+    made = {name: builder() for name, builder in _BUILDERS.items()}
+    able = [name for name, each in made.items() if target in each.targets and (each.from_graphs or not from_graphs)]
     if able:
-        return next((name for name in able if all(map(importlib.util.find_spec, _BUILDERS[name]().packages))), able[0])
+        return next((name for name in able if all(map(importlib.util.find_spec, made[name].packages))), able[0])
     raise UsageError(f"no engine can be built for target {target!r} yet; {_offers()}")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle_files import content_fault, size_fault
+from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.manifest import MANIFEST_NAME, ComponentRecord, Defaults, EngineRecord, Manifest
 from anyflow_rt.engines.mend import build_command, rebuild_command
 from anyflow_rt.engines.paths import check_path
@@ -90,6 +91,14 @@ class Bundle:
             f"build it again with  {rebuild_command(self.path, force=True)} --target {record.target} "
             f"--engine {record.engine}"
         )
+
+    def check_version(self) -> None:
+        """Raise BundleError where another version of the exporters made the graphs."""
+        if self.manifest.export_version != EXPORT_VERSION:
+            raise BundleError(
+                f"the bundle {self.path} was exported by version {self.manifest.export_version}, and this anyflow-rt "
+                f"runs version {EXPORT_VERSION}; {_force(self.path)}"
+            )
 
     def verify(self) -> None:
         """Read every file and compare its hash. Raises BundleError that names each file that differs."""

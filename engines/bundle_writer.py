@@ -125,6 +125,11 @@ class BundleWriter:
             )
 
     @property
+    def components(self) -> Mapping[str, ComponentRecord]:
+        """Those that are there, from before or from now."""
+        return dict(self._components)
+
+    @property
     def has_tokenizer(self) -> bool:
         """Whether a tokenizer is there, from before or from now."""
         return self._tokenizer is not None

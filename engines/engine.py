@@ -20,6 +20,11 @@ import numpy as np
 from anyflow_rt.engines.mend import mend_of
 from anyflow_rt.errors import EngineError
 
+RESIDENT, SEQUENTIAL, STREAMING = RESIDENCIES = ("resident", "sequential", "streaming")
+"""How many engines of a bundle are open: all from the first call on; those of one stage at a time, which takes a fifth
+off the peak memory, costs the first call nothing that could be measured, and opens them again for each later one; or so
+and, where an engine was built for it, with weights that come to the GPU as they are used."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -48,7 +53,8 @@ class EngineOptions:
     (caches, keys and values); at bf16 an engine may take and give them as bfloat16 and spare the conversions.
     usual_shapes: (input, shape) of the calls to be quickest at, None for a size that changes between them; all other
     shapes still work. model_hash: of the model's files where it is known, so that compiled forms of equal models are
-    shared; without it their size and time tell them apart.
+    shared; without it their size and time tell them apart. residency: one of ``RESIDENCIES``, for
+    engines that share memory with the others of their bundle.
     """
 
     precision: str = "fp32"
@@ -57,6 +63,7 @@ class EngineOptions:
     compute_type: tuple[str, ...] = ()
     usual_shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = ()
     model_hash: str | None = None
+    residency: str = RESIDENT
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

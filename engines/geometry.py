@@ -104,9 +104,10 @@ def rope_tables(
         shape[axis] = positions
         cosines.append(np.broadcast_to((cos / length).reshape(shape), (*grid, count)))
         sines.append(np.broadcast_to((sin / length).reshape(shape), (*grid, count)))
-    tables = (np.concatenate(parts, axis=-1).reshape(-1, half).astype(np.float32) for parts in (cosines, sines))
-    cos_table, sin_table = tables
-    return cos_table, sin_table
+    tables = [np.concatenate(parts, axis=-1).reshape(-1, half).astype(np.float32) for parts in (cosines, sines)]
+    for table in tables:
+        table.flags.writeable = False  # one for all callers; and a GPU's engine may keep what cannot change
+    return tables[0], tables[1]
 
 
 def pad_bias(max_sequence_length: int, prompt_length: int, batch: int) -> np.ndarray:

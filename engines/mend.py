@@ -35,6 +35,20 @@ def rebuild_command(bundle: Path, *, force: bool = False) -> str:
     return build_command(bundle, checkpoint, revision, force=force) if known else build_command(bundle, force=force)
 
 
+def engine_mend(file: Path, *, target: str | None = None, engine: str | None = None, force: bool = True) -> str:
+    """What to do about a file of an engine that is made of its bundle's graphs: the command that makes that engine
+    again, of its own target and kind or of others. No checkpoint is needed."""
+    folder = file.absolute().parent
+    bundle = next((each.parent for each in folder.parents[:2] if each.name == "engines"), None)
+    if bundle is None or not (bundle / MANIFEST_NAME).is_file():
+        return mend_of(file)
+    own, precision, *_ = [*folder.name.split("-"), ""]
+    words = ["anyflow-rt", "build", "--bundle", str(bundle), "--target", target or folder.parent.name]
+    words += ["--engine", engine or own] if engine != "" else []
+    words += ["--precision", precision, "--force"] if force else []
+    return f"{'make' if force else 'add'} it with  {shlex.join(words)}"
+
+
 def mend_of(file: Path) -> str:
     """What to do about a damaged file: the command for the bundle it belongs to, if it belongs to one."""
     for folder in file.absolute().parents[: _DEPTH + 1]:

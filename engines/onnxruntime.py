@@ -26,6 +26,8 @@ class OnnxRuntimeEngine(Engine):
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = _ERRORS_ONLY
+        # Where weights are 8-bit integers, activations stay float32 all the same; 4, the default, rounds them as well.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if self.options.threads is not None:
             options.intra_op_num_threads = self.options.threads
         self._signature = read_signature(self.model_path)

@@ -115,6 +115,8 @@ class OpenVinoEngine(Engine):
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[self.options.precision],
             "PERFORMANCE_HINT": "LATENCY",
+            # Activations of products whose weights are 8-bit integers stay as they are, as in every other engine.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
         if self.options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = self.options.threads

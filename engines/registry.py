@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from anyflow_rt.engines.engine import Engine, EngineOptions
+from anyflow_rt.engines.engine import RESIDENT, Engine, EngineOptions
 from anyflow_rt.errors import MissingPackageError, UsageError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -58,6 +58,11 @@ def for_gpu(engine: str) -> bool:
     return engine in tuple(_ENGINES) and engine not in tuple(_CPU_ENGINES)
 
 
+def is_tensorrt(engine: str) -> bool:
+    """Whether it is one of the two TensorRTs."""
+    return engine.startswith("tensorrt")
+
+
 def available_engines() -> tuple[str, ...]:
     """The CPU's engines whose package is installed, the fastest first. Imports none of them."""
     return tuple(name for name in _CPU_ENGINES if importlib.util.find_spec(name) is not None)
@@ -99,7 +104,7 @@ def check_precision(engine: str, precision: str) -> None:
         raise UsageError(f"precision {precision!r} is not yet supported on a CPU; use fp32 or bf16")
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}")
-    if precision == "fp16" and not engine.startswith("tensorrt"):
+    if precision == "fp16" and not is_tensorrt(engine):
         raise UsageError(f"the {engine} engine has no fp16; use fp32 or bf16")
     if engine == "onnxruntime" and precision != "fp32":
         raise UsageError(f"the onnxruntime engine has no {precision}; use --precision fp32 or --engine openvino")
@@ -115,6 +120,7 @@ def open_engine(
     compute_type: tuple[str, ...] = (),
     usual_shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = (),
     model_hash: str | None = None,
+    residency: str = RESIDENT,
 ) -> Engine:
     """Load the ONNX file ``model_path`` into the engine ``name``; the options are ``EngineOptions``'.
 
@@ -123,5 +129,5 @@ def open_engine(
     check_engine_name(name)
     check_precision(name, precision)
     cache = None if cache_dir is None else Path(cache_dir)
-    options = EngineOptions(precision, cache, threads, compute_type, usual_shapes, model_hash)
+    options = EngineOptions(precision, cache, threads, compute_type, usual_shapes, model_hash, residency)
     return _ENGINES[name]()(model_path, options)

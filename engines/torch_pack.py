@@ -63,8 +63,13 @@ class Packed:
 
 def pack_component(packed: Packed, checkpoint: Checkpoint, path: Path) -> None:
     """Write one component of ``checkpoint`` to ``path``."""
+    pack_weights(packed, checkpoint.weights(COMPONENTS[packed.component].network), path)
+
+
+def pack_weights(packed: Packed, weights: Weights, path: Path) -> None:
+    """Write the component that ``weights``, by their names in a checkpoint, make to ``path``."""
     with torch.no_grad():
-        module = packed.with_weights(checkpoint.weights(COMPONENTS[packed.component].network)).module
+        module = packed.with_weights(weights).module
         tensors = {key: value.detach().clone().contiguous() for key, value in module.state_dict().items()}
     header = {"schema": SCHEMA, "component": packed.component, "precision": packed.precision}
     header["architecture"] = packed.architecture.to_dict()

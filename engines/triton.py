@@ -13,13 +13,15 @@ kernels from the bundle, tensors that stay on the device) is not.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from anyflow_rt.engines.engine import Engine, TensorSpec
+from anyflow_rt.engines.mend import mend_of
 from anyflow_rt.errors import EngineError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from anyflow_rt.kernels.packed import KernelPack
 
 ATTENTION_VARIABLE = "ANYFLOW_RT_ATTENTION"
-"""Environment variable that names the attention of a video's tokens: ``triton`` (default), ``sdpa``, ``flash-attn``."""
+"""Environment variable that names the attention of a video's tokens, one of ``kernels.attention.implementations``;
+``triton`` unless it is set."""
 
 FLOAT32_COMPONENTS = ("text_encoder", "time_embedder")
 """Widened where they are used; the rest multiplies at the precision asked for."""
@@ -77,12 +80,20 @@ class TritonEngine(Engine):
         if self._device.type != "cuda":
             return
         from anyflow_rt.engines.cuda_graphs import ShapeGraphs
+
+        self._pack = self._load_pack()
+        self._pack.install()
+        self._graphs = ShapeGraphs(module, self._device)
+
+    def _load_pack(self) -> KernelPack:
+        """The bundle's kernels for the GPU that the denoiser is on."""
         from anyflow_rt.kernels.launch import target_of
         from anyflow_rt.kernels.packed import KernelPack
 
-        self._pack = KernelPack(self.model_path.parent / KERNELS, target_of(module.patch_weight))
-        self._pack.install()
-        self._graphs = ShapeGraphs(module, self._device)
+        try:
+            return KernelPack(self.model_path.parent / KERNELS, target_of(next(self._module.parameters())))
+        except EngineError as error:
+            raise EngineError(f"{error}; {mend_of(self.model_path)}") from error
 
     def _describe(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
         from anyflow_rt.engines.torch_pack import signature
@@ -93,14 +104,22 @@ class TritonEngine(Engine):
     def _infer(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         import torch
 
+        from anyflow_rt.kernels.package import triton
+
         try:
-            with torch.inference_mode(), torch.device(self._device):
+            with torch.inference_mode(), torch.device(self._device), exact_float32():
                 tensors = {name: self._tensor(array) for name, array in arrays.items()}
                 values = self._run(tensors)
                 return {name: self._array(name, value) for name, value in zip(self.outputs, values, strict=True)}
         except RuntimeError as error:
             given = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
-            raise EngineError(f"{self._label} failed on {given}: {' '.join(str(error).split())[:400]}") from error
+            raise EngineError(f"{self._label} failed on {given}: {_line(error)}") from error
+        except triton.TritonError as error:
+            raise EngineError(
+                f"{self._label}: Triton {triton.__version__} could not make or run a kernel "
+                f"({type(error).__name__}: {_line(error)}); install the Triton that the "
+                f"bundle names, set {ATTENTION_VARIABLE}=sdpa if it is attention's, or leave out --engine triton"
+            ) from error
 
     def _release(self) -> None:
         if self._pack is not None:
@@ -150,3 +169,28 @@ def import_torch() -> Any:
     except ImportError as error:
         raise MissingPackageError("torch", "triton", "the triton engine") from error
     return torch
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Products and convolutions of float32 in float32: cuDNN would shorten its factors to TF32's 10 bits by default.
+
+    What was set before is set again afterwards; it belongs to the process, not to an engine.
+    """
+    import torch
+
+    cuda: Any = torch.backends.cuda
+    cudnn: Any = torch.backends.cudnn
+    switches = (cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.builders import Builder, BuildSource, Report
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.export import COMPONENT_NAMES
-from anyflow_rt.engines.geometry import PAD_KEYS, latent_size, token_grid
+from anyflow_rt.engines.geometry import PAD_KEYS, LatentSize, latent_size, token_grid
 from anyflow_rt.engines.targets import capability
 
 if TYPE_CHECKING:
@@ -38,10 +40,12 @@ def build(source: BuildSource, target: str, precision: str, folder: Path, report
     """A ``Builder``'s. Raises EngineError where kernels cannot be compiled, MissingPackageError without Triton."""
     from anyflow_rt.engines.torch_pack import Packed, pack_component
 
+    checkpoint = source.checkpoint
+    assert checkpoint is not None, "who plans a build refuses this engine without one"
     for name in RUN_COMPONENTS:
         report(f"packing {name}")
-        packed = Packed(name, "fp32" if name == "time_embedder" else precision, source.checkpoint.architecture)
-        pack_component(packed, source.checkpoint, folder / f"{name}.safetensors")
+        packed = Packed(name, "fp32" if name == "time_embedder" else precision, checkpoint.architecture)
+        pack_component(packed, checkpoint, folder / f"{name}.safetensors")
     count = compile_kernels(source, target, precision, folder)
     report(f"compiled {count} kernels for {target}")
     return {name: importlib.metadata.version(name) for name in ("torch", "triton")}
@@ -49,28 +53,39 @@ def build(source: BuildSource, target: str, precision: str, folder: Path, report
 
 def compile_kernels(source: BuildSource, target: str, precision: str, folder: Path) -> int:
     """Every launch of a jump, those that are alike once, into ``folder/kernels``; how many there are."""
+    number = capability(target)
+    return compile_launches(recorded_launches(source.bundle, number, precision), number, folder)
+
+
+def compile_launches(launches: Iterable[Launch], target: int, folder: Path) -> int:
+    """Those that are alike once, into ``folder/kernels``; how many there are."""
     from anyflow_rt.engines.triton import KERNELS
     from anyflow_rt.kernels.aot import compile_launch, launch_key
 
-    number = capability(target)
-    launches: dict[str, Launch] = {}
-    for launch in recorded_launches(source.bundle, number, precision):
-        launches.setdefault(launch_key(launch, number), launch)
-    for launch in launches.values():
-        compile_launch(launch, number, folder / KERNELS)
-    return len(launches)
+    different: dict[str, Launch] = {}
+    for launch in launches:
+        different.setdefault(launch_key(launch, target), launch)
+    for launch in different.values():
+        compile_launch(launch, target, folder / KERNELS)
+    return len(different)
 
 
 def recorded_launches(bundle: Bundle, target: int, precision: str) -> list[Launch]:
-    """The kernel launches of one jump of the bundle's default video on ``target``, in order. Nothing is computed."""
+    """``jump_launches`` of the bundle's default video."""
+    latent = latent_size(bundle.architecture, bundle.defaults.size)
+    return jump_launches(bundle.architecture, latent, target, precision)
+
+
+def jump_launches(architecture: Architecture, latent: LatentSize, target: int, precision: str) -> list[Launch]:
+    """The kernel launches of one jump of a ``latent`` video on ``target``, in order. Nothing is computed."""
     import torch
 
     from anyflow_rt.engines.torch_pack import DTYPES, Packed
     from anyflow_rt.engines.triton_modules import TritonDenoiser
     from anyflow_rt.kernels.launch import recording
 
-    config, latent = bundle.architecture.transformer, latent_size(bundle.architecture, bundle.defaults.size)
-    denoiser = TritonDenoiser(Packed("denoiser", precision, bundle.architecture).without_storage().module)
+    config = architecture.transformer
+    denoiser = TritonDenoiser(Packed("denoiser", precision, architecture).without_storage().module)
     state = (1, latent.frames, latent.channels, latent.height, latent.width)
     cross = (config.num_layers, 1, config.num_attention_heads, PROMPT_KEYS, config.attention_head_dim)
     with torch.device("meta"), torch.no_grad(), recording(target) as noted:

@@ -6,12 +6,14 @@
                  join into norm3, join with gate into the next block's norm1 (the head's, after the last)
 
 What is left to PyTorch: the patches' and the head's projection, six linear layers a block (fused qkv, out, query,
-out, expand, contract), and the activation between the last two. The residual is kept in the compute type, everything
-that is summed over is float32. ``transformer.Denoiser`` says what is computed, and how weights are laid out.
+out, expand, contract), the activation between the last two, and what goes before the patches: the state cast to the
+compute type, and its pixels put in order. The residual is kept in the compute type, everything that is summed over is
+float32. ``transformer.Denoiser`` says what is computed, and how weights are laid out.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -124,6 +126,11 @@ class TritonBlock(nn.Module):
 def _aligned(part: Tensor) -> Tensor:
     """``part`` as kernels want it: copied where it begins at an odd place, as it may where widths are odd."""
     return part.clone() if part.storage_offset() * part.element_size() % ALIGNMENT else part
+
+
+def expected_copies(dtype: torch.dtype) -> dict[str, int]:
+    """PyTorch's operators that only move data -> how many of one jump: the plan's "once", where no width is odd."""
+    return {"clone": 1} | ({} if dtype == torch.float32 else {"_to_copy": 1})
 
 
 def expected_launches(layers: int, cross_attn_norm: bool) -> dict[str, int]:

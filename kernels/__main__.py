@@ -30,12 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--target", default="all", help="sm_80, sm_90, ... by comma; all of them unless given")
     parser.add_argument("--op", default="all", help="ops by comma; all of them unless given")
     parser.add_argument("--case", default="", help="only cases whose name holds this regular expression")
+    parser.add_argument("--dtype", default="bf16", help="of activations, by comma: bf16 (unless given), fp16, fp32")
     parser.add_argument("--out", type=Path, default=None, help="where compiled kernels are kept and found again")
     parser.add_argument("--table", type=Path, default=None, help="write the figures to this file, case by case")
     options = parser.parse_args(arguments)
     table: dict[str, dict[str, dict[str, Any]]] = {}
     try:
-        for line in _compiled(options.target, options.op, options.case, options.out):
+        for line in _compiled(options):
             print(json.dumps(line), flush=True)
             figures = {name: line[name] for name in TABLE_FIGURES}
             table.setdefault(f"{line['op']}: {line['config']}", {})[line["target"]] = figures
@@ -51,11 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _compiled(target: str, op: str, pattern: str, out: Path | None) -> Iterator[dict[str, Any]]:
+def _compiled(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from anyflow_rt.kernels.figures import selected_figures
 
-    for figures in selected_figures(target, op, pattern, out):
-        yield figures.to_dict()
+    for dtype in options.dtype.split(","):
+        for figures in selected_figures(options.target, options.op, options.case, options.out, dtype.strip()):
+            yield figures.to_dict()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from anyflow_rt.errors import EngineError, UsageError
-from anyflow_rt.kernels.checks import ALIGNMENT
+from anyflow_rt.kernels.checks import ALIGNMENT, LARGEST_INDEX
 from anyflow_rt.kernels.entry import Parameter, check_entry
 from anyflow_rt.kernels.launch import Constant, Launch
 from anyflow_rt.kernels.package import INTERPRETED, triton
@@ -32,7 +32,7 @@ on sm_90 is the oldest that is known to compile every kernel here."""
 
 TARGETS = tuple(PTX_VERSIONS)
 
-SCHEMA = 1
+SCHEMA = 2
 
 _TYPES = {
     torch.float32: "fp32",
@@ -73,7 +73,8 @@ class CompiledKernel:
         values = dataclasses.asdict(self)
         cubin, ptx = values.pop("cubin"), values.pop("ptx")
         digests = {"cubin_sha256": _digest(cubin), "ptx_sha256": _digest(ptx.encode())}
-        return {"schema": SCHEMA, **values, "grid": list(self.grid), "extents": list(self.extents), **digests}
+        told = {"schema": SCHEMA, **values, "grid": list(self.grid), "extents": list(self.extents), **digests}
+        return {**told, "sha256": _values_digest(told)}
 
     @property
     def stem(self) -> str:
@@ -91,13 +92,16 @@ class CompiledKernel:
 def load_kernel(path: Path) -> CompiledKernel:
     """Read what ``save`` wrote, from its ``.json``. Raises EngineError where a file is missing or was changed."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
         cubin = path.with_suffix(".cubin").read_bytes()
         ptx = path.with_suffix(".ptx").read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise EngineError(f"{path} cannot be read as a compiled kernel ({error}); compile it again") from error
-    if values.pop("schema", None) != SCHEMA:
+    if values.get("schema") != SCHEMA:
         raise EngineError(f"{path} is of another schema than {SCHEMA}; compile it again")
+    if values.pop("sha256", None) != _values_digest(values):
+        raise EngineError(f"{path} has changed since it was compiled; compile it again")
+    del values["schema"]
     if (values.pop("cubin_sha256"), values.pop("ptx_sha256")) != (_digest(cubin), _digest(ptx)):
         raise EngineError(f"{path.with_suffix('.cubin')} or its PTX has changed since it was compiled; do it again")
     values["parameters"] = tuple(Parameter(**parameter) for parameter in values["parameters"])
@@ -126,7 +130,9 @@ def compile_launch(
     key = launch_key(launch, target)
     stored = cache / f"{launch.kernel.op}-sm_{target}-{key[:16]}.json" if cache else None
     if stored and stored.exists():
-        return load_kernel(stored)
+        # A damaged entry is made again: what is written below replaces its files.
+        with contextlib.suppress(EngineError):
+            return load_kernel(stored)
 
     source = triton.compiler.ASTSource(
         function,
@@ -198,8 +204,15 @@ def _signature(launch: Launch) -> tuple[dict[str, str], dict[str, Constant]]:
         elif isinstance(value, Tensor):
             types[name] = "*" + _TYPES[value.dtype]
         else:
-            types[name] = "i32" if isinstance(value, int) else "fp32"
+            types[name] = number_type(value)
     return types, constants
+
+
+def number_type(value: object) -> str:
+    """Of a number that is passed, as Triton spells it: whole ones in 32 bits where they fit."""
+    if isinstance(value, int):
+        return "i32" if value <= LARGEST_INDEX else "i64"
+    return "fp32"
 
 
 @contextlib.contextmanager
@@ -217,6 +230,10 @@ def _reproducible() -> Iterator[None]:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _values_digest(values: Mapping[str, Any]) -> str:
+    return _digest(json.dumps(values, sort_keys=True).encode())
 
 
 def _write(path: Path, data: bytes) -> None:

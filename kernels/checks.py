@@ -19,6 +19,9 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 ALIGNMENT = 16
 """Bytes."""
 
+LARGEST_INDEX = 2**31 - 1
+"""What a kernel counts to in 32 bits: places within a block, rows of a tensor. Offsets from its start are of 64."""
+
 
 def check_tensor(name: str, tensor: Tensor, shape: Sequence[int | str], dtypes: Sequence[torch.dtype]) -> None:
     """Raise EngineError unless ``tensor`` is dense, aligned, of ``shape`` (a string is a free dimension) and dtype."""
@@ -64,6 +67,12 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise EngineError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise EngineError(f"{name} is {value!r}; accepted: {', '.join(repr(choice) for choice in choices)}")
+
+
+def check_index(what: str, number: int) -> None:
+    """Raise EngineError unless ``number`` is at most ``LARGEST_INDEX``; beyond it an index would wrap around."""
+    if number > LARGEST_INDEX:
+        raise EngineError(f"{what} is {number}; accepted: at most {LARGEST_INDEX}, what kernels count to")
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anyflow_rt.kernels.aot import TARGETS, CompiledKernel, compile_launch, targets_of
-from anyflow_rt.kernels.cases import cases_of, ops_of
+from anyflow_rt.kernels.cases import DTYPE, selected_cases
 from anyflow_rt.kernels.resources import Resources, resources_of
 from anyflow_rt.kernels.sass import GLOBAL_LOADS, GLOBAL_STORES, TENSOR_CORE, listing_of
 from anyflow_rt.kernels.traffic import Traffic, traffic_of, vector_share
@@ -86,11 +85,12 @@ def counted(op: str, case: str, kernel: CompiledKernel, work: Work | None) -> Fi
     )
 
 
-def selected_figures(target: str, op: str, pattern: str, cache: Path | None = None) -> Iterator[Figures]:
+def selected_figures(
+    target: str, op: str, pattern: str, cache: Path | None = None, dtype: str = DTYPE
+) -> Iterator[Figures]:
     """Figures of every case whose name holds the regular expression ``pattern``. ``target``, ``op``: names by comma, or
-    ``all``. Raises UsageError for names that are not there."""
+    ``all``; ``dtype``: that of activations. Raises UsageError for names that are not there, and where none is left."""
     targets = TARGETS if target == "all" else targets_of(target)
-    chosen = [(name, case) for name in ops_of(op) for case in cases_of(name) if re.search(pattern, case.name)]
-    for name, case in chosen:
+    for name, case in selected_cases(op, pattern, dtype):
         for number in targets:
             yield figures_of(name, case, number, cache)

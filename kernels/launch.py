@@ -22,13 +22,19 @@ from anyflow_rt.kernels.package import INTERPRETED
 INTERPRETER = 0
 """The target of ``configuration`` tables when kernels are interpreted: small blocks, no tensor cores."""
 
+LARGEST_GRID = (2**31 - 1, 65535, 65535)
+"""Programs along each axis (CUDA C++ programming guide, compute capabilities)."""
+
 Argument = Tensor | int | float | None
 Constant = int | float | bool | str | None
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A Triton function and its grid. ``op`` is the folder it lives in."""
+    """A Triton function and its grid. ``op`` is the folder it lives in.
+
+    Tensors read, numbers, tensors written, constants: arguments in this order are what TensorRT launches a kernel with.
+    """
 
     op: str
     function: Any
@@ -73,11 +79,13 @@ class Launch:
             return
         device = self._device()
         grid = self.grid
-        if 0 in grid or any(launcher(self, device) for launcher in LAUNCHERS):
+        if 0 in grid:
             return
+        check_grid(self.kernel.op, grid)
         options = {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
-        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-            self.kernel.function[grid](**self.arguments, **self.constants, **options)
+        with _on(device):
+            if not any(launcher(self, device) for launcher in LAUNCHERS):
+                self.kernel.function[grid](**self.arguments, **self.constants, **options)
 
     def _device(self) -> torch.device:
         wanted = "cpu" if INTERPRETED else "cuda"
@@ -92,6 +100,17 @@ class Launch:
         if first is None:
             raise EngineError(f"a launch of {self.kernel.op} has no tensors")
         return first[1]
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Makes the device of the tensors the current one, for whoever launches."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def check_grid(op: str, grid: tuple[int, ...]) -> None:
+    """Raise EngineError where a GPU has no such grid."""
+    if any(size > most for size, most in zip(grid, LARGEST_GRID, strict=False)):
+        raise EngineError(f"{op} would be launched as {grid} programs; accepted: at most {LARGEST_GRID[: len(grid)]}")
 
 
 LAUNCHERS: list[Callable[[Launch, torch.device], bool]] = []

@@ -37,14 +37,17 @@ OPERATORS: dict[str, Any] = {}
 """Name -> what ``torch.ops.anyflow`` has by it."""
 
 
-def _operator(schema: str, described: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register the function under its name. ``described`` gives outputs by shape and type alone.
+def _operator(described: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the function under its name, with its annotations for a schema. ``described`` gives outputs by shape and
+    type alone.
 
     While launches are recorded, the function itself stands in for that: it launches nothing then.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         name = function.__name__
+        # Sizes are compiled into kernels: a number, not a symbol that stands for one.
+        schema = torch.library.infer_schema(function, mutates_args=()).replace("SymInt", "int")
         operator = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=(), schema=schema)
 
         @operator.register_fake
@@ -58,7 +61,6 @@ def _operator(schema: str, described: Callable[..., Any]) -> Callable[[Callable[
 
 
 @_operator(
-    "(Tensor tokens, Tensor state, Tensor interval, Tensor? unconditional=None, Tensor? guidance_scale=None) -> Tensor",
     lambda tokens, state, *rest, **named: torch.empty_like(state, memory_format=torch.contiguous_format),
 )
 def flow_map_update(
@@ -72,14 +74,7 @@ def flow_map_update(
     return run_flow_map_update(tokens, state, interval, unconditional=unconditional, guidance_scale=guidance_scale)[0]
 
 
-_NORM = (
-    "Tensor? modulation=None, Tensor? table=None, int shift=0, int scale=0, Tensor? gain=None, Tensor? bias=None, "
-    "float eps=1e-6"
-)
-_GATE = "Tensor? gate_modulation=None, Tensor? gate_table=None, int gate_row=0"
-
-
-@_operator(f"(Tensor residual, {_NORM}) -> Tensor", lambda residual, *rest, **named: torch.empty_like(residual))
+@_operator(lambda residual, *rest, **named: torch.empty_like(residual))
 def adaptive_norm(
     residual: Tensor,
     modulation: Tensor | None = None,
@@ -97,9 +92,7 @@ def adaptive_norm(
     return normalised
 
 
-@_operator(
-    f"(Tensor residual, Tensor branch, {_GATE}) -> Tensor", lambda residual, *rest, **named: torch.empty_like(residual)
-)
+@_operator(lambda residual, *rest, **named: torch.empty_like(residual))
 def join(
     residual: Tensor,
     branch: Tensor,
@@ -112,7 +105,6 @@ def join(
 
 
 @_operator(
-    f"(Tensor residual, Tensor branch, {_GATE}, {_NORM}) -> (Tensor, Tensor)",
     lambda residual, branch, *rest, **named: (torch.empty_like(residual), torch.empty_like(branch)),
 )
 def join_norm(
@@ -143,8 +135,6 @@ def _heads_like(packed: Tensor, parts: int, heads: int) -> Tensor:
 
 
 @_operator(
-    "(Tensor packed, Tensor query_gain, Tensor key_gain, Tensor rope_cos, Tensor rope_sin, int heads, str pairs, "
-    "float eps=1e-6) -> (Tensor, Tensor)",
     lambda packed, query_gain, key_gain, rope_cos, rope_sin, heads, pairs, eps=1e-6: (
         _heads_like(packed, 3, heads),
         _heads_like(packed, 3, heads),
@@ -165,7 +155,6 @@ def qk_norm_rope(
 
 
 @_operator(
-    "(Tensor packed, Tensor query_gain, int heads, float eps=1e-6) -> Tensor",
     lambda packed, query_gain, heads, eps=1e-6: _heads_like(packed, 1, heads),
 )
 def query_norm(packed: Tensor, query_gain: Tensor, heads: int, eps: float = 1e-6) -> Tensor:
@@ -174,7 +163,6 @@ def query_norm(packed: Tensor, query_gain: Tensor, heads: int, eps: float = 1e-6
 
 
 @_operator(
-    "(Tensor query, Tensor key, Tensor value, Tensor? key_bias=None, int[]? chunks=None, float? scale=None) -> Tensor",
     lambda query, *rest, **named: query.new_empty((query.shape[0], query.shape[2], query.shape[1] * query.shape[3])),
 )
 def attention(

@@ -9,14 +9,18 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from anyflow_rt.kernels.aot import CompiledKernel, launch_key, load_kernel
+from anyflow_rt.kernels.checks import check_index
 from anyflow_rt.kernels.driver import LoadedKernel
 from anyflow_rt.kernels.entry import HIDDEN
 from anyflow_rt.kernels.launch import LAUNCHERS, Argument, Launch
+
+_NUMBERS: dict[str, Any] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
 
 
 class KernelPack:
@@ -50,7 +54,7 @@ class KernelPack:
         number = torch.cuda.current_device() if device.index is None else device.index
         loaded = self._loaded.get((kernel.key, number))
         if loaded is None:
-            loaded = LoadedKernel(kernel.cubin, kernel.name, number, kernel.shared_bytes)
+            loaded = LoadedKernel(kernel, number)
             self._loaded[kernel.key, number] = loaded
         stream = torch.cuda.current_stream(device).cuda_stream
         loaded.launch(launch.grid, 32 * kernel.warps, stream, entry_arguments(kernel, launch.arguments))
@@ -62,11 +66,12 @@ def entry_arguments(kernel: CompiledKernel, arguments: Mapping[str, Argument]) -
     values: list[ctypes._SimpleCData] = []
     for parameter in kernel.parameters:
         value = arguments[parameter.name]
+        assert value is not None, f"{parameter.name} was compiled away"
         if isinstance(value, Tensor):
             values.append(ctypes.c_uint64(value.data_ptr()))
-        elif isinstance(value, int):
-            values.append(ctypes.c_int32(value))
         else:
-            assert value is not None, f"{parameter.name} was compiled away"
-            values.append(ctypes.c_float(value))
+            if parameter.type == "i32":
+                check_index(parameter.name, int(value))
+            number: ctypes._SimpleCData = _NUMBERS[parameter.type](value)
+            values.append(number)
     return values + [ctypes.c_uint64(0) for _ in range(HIDDEN)]

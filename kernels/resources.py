@@ -9,28 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from anyflow_rt.kernels.aot import CompiledKernel
+from anyflow_rt.kernels.machines import MACHINES
 from anyflow_rt.kernels.sass import GLOBAL_LOADS, GLOBAL_STORES, LOCAL, TENSOR_CORE, Listing, listing_of, usage_of
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Limits of one streaming multiprocessor (CUDA C++ programming guide, compute capabilities)."""
-
-    registers: int
-    shared_bytes: int
-    block_shared_bytes: int
-    warps: int
-    blocks: int
-
-
-MACHINES = {
-    80: Machine(65536, 164 * 1024, 163 * 1024, 64, 32),
-    86: Machine(65536, 100 * 1024, 99 * 1024, 48, 16),
-    89: Machine(65536, 100 * 1024, 99 * 1024, 48, 24),
-    90: Machine(65536, 228 * 1024, 227 * 1024, 64, 32),
-    100: Machine(65536, 228 * 1024, 227 * 1024, 64, 32),
-    120: Machine(65536, 100 * 1024, 99 * 1024, 48, 24),
-}
 
 RESERVED_SHARED_BYTES = 1024
 """Of every block, taken by the system."""

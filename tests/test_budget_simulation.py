@@ -12,7 +12,6 @@ from anyflow_rt.benchmarks.budget import baselines, load, simulated, sweep, tabl
 from anyflow_rt.benchmarks.budget.runs import Record, Runs, collect, known_finish
 from anyflow_rt.benchmarks.budget.score import (
     RISING,
-    failure_value,
     measured_curve,
     score_baselines,
     score_predictor,
@@ -23,7 +22,7 @@ from anyflow_rt.errors import UsageError
 from anyflow_rt.sampling.calibration import Calibration, Edge, QualityPoint
 from anyflow_rt.sampling.forecast import Forecaster
 from anyflow_rt.sampling.planner import make_tables
-from anyflow_rt.sampling.quality import default_quality, fit_quality
+from anyflow_rt.sampling.quality import default_quality, failure_value, fit_quality
 from anyflow_rt.sampling.recorder import RunRecorder
 
 COSTS = simulated.Costs()

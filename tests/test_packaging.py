@@ -209,12 +209,12 @@ def test_what_a_run_loads_at_import() -> None:
 
 FLAGS = {
     "build": "--ckpt --revision --out --target --engine --precision --height --width --num-frames --onnx-only "
-    "--dry-run --force --check-parity --no-check-parity --calibrate --no-calibrate "
+    "--bundle --text-weights --dry-run --force --check-parity --no-check-parity --calibrate --no-calibrate "
     "--smallest --largest --batch --prompt-lengths --cross-keys --optimization-level --weight-streaming --refit "
-    "--strip --version-compatible --hardware",
+    "--strip --version-compatible --hardware --triton-kernels",
     "run": "--prompt --bundle --output --steps --budget --confidence --strict-budget --min-steps --max-steps --preview "
     "--seed --height --width --num-frames --num-videos --image --video --fit --stream --fps-deadline --negative-prompt "
-    "--guidance-scale --max-sequence-length --euler --fps --quality --engine --precision",
+    "--guidance-scale --max-sequence-length --euler --fps --quality --engine --precision --prompt-cache --residency",
     "bench": "--bundle --steps --prompts --num-prompts --seeds --metrics --compare --rounds --jump-videos --euler "
     "--engine --precision --report --resume --from --series part",
     "calibrate": "--bundle --steps --rounds --seconds --openings --height --width --num-frames --engine --precision",

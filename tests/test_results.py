@@ -34,6 +34,7 @@ from anyflow_rt.benchmarks.results.values import (
     Score,
     Settings,
 )
+from anyflow_rt.engines import nvml
 from anyflow_rt.errors import OutputError
 
 SMALLEST: dict[str, Any] = {
@@ -211,18 +212,18 @@ def test_clock_event_names_are_those_of_nvidias_package() -> None:
     pynvml = pytest.importorskip("pynvml")
     known = {name for name in dir(pynvml) if name.startswith("nvmlClocksEventReason")}
     ignored = {"nvmlClocksEventReasonAll", "nvmlClocksEventReasonNone", "nvmlClocksEventReasonUserDefinedClocks"}
-    assert set(gpu.EVENT_REASONS.values()) == known - ignored
-    every = gpu.event_names(pynvml.nvmlClocksEventReasonAll)
-    assert every == tuple(gpu.EVENT_REASONS)
-    assert gpu.event_names(pynvml.nvmlClocksEventReasonNone) == ()
-    source = Path(gpu.__file__).read_text()
+    assert set(nvml.EVENT_REASONS.values()) == known - ignored
+    every = nvml.event_names(pynvml.nvmlClocksEventReasonAll)
+    assert every == tuple(nvml.EVENT_REASONS)
+    assert nvml.event_names(pynvml.nvmlClocksEventReasonNone) == ()
+    source = "".join(Path(module.__file__).read_text() for module in (gpu, nvml))
     named = set(re.findall(r"(?:nvml|_nvml|pynvml)\.((?:nvml|NVML)\w+)", source))
     assert "nvmlDeviceGetCurrentClocksEventReasons" in named
     assert not [name for name in named if not hasattr(pynvml, name)]
 
 
 def test_heat_and_hardware_slowdowns_make_a_run_invalid_and_a_power_cap_does_not() -> None:
-    assert set(gpu.SLOWDOWNS) < set(gpu.EVENT_REASONS)
+    assert set(nvml.SLOWDOWNS) < set(nvml.EVENT_REASONS)
     capped = GpuReadings("a", (), (), ("software power cap", "gpu idle"))
     hot = GpuReadings("a", (), (), ("software power cap", "hardware thermal slowdown"))
     assert gpu.invalid_reasons(None) == gpu.invalid_reasons(capped) == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 from functools import cache
 from pathlib import Path
@@ -126,6 +127,17 @@ def test_settings(settings: TensorRtSettings, tmp_path: Path) -> None:
         assert engine.size > 0
 
 
+@pytest.mark.parametrize("kernels", ["norms", "all"])
+def test_graphs_with_kernels_are_read_and_refused_without_plugins(kernels: str, tmp_path: Path) -> None:
+    """TensorRT's parser takes the nodes' functions where it finds no plugin: such an engine is not built in silence."""
+    typed = write_typed_graph("denoiser", shapes_graph("denoiser"), tmp_path / "d.onnx", "bf16", kernels=kernels)
+    wanted = profiles("denoiser", typed.path, shapes_architecture(), SIZE, ONE_LENGTH)
+    count = sum(typed.kernels.values())
+    with pytest.raises(EngineError, match=f"took 0 of {count} kernels of d.onnx for plugins; build without"):
+        compile_engine(import_package(RTX), typed.path, tmp_path / "e", WIDE_TARGET, wanted, ONE_LENGTH, plugins=count)
+    assert not (tmp_path / "e").exists()
+
+
 def test_progress_is_told_and_an_interrupt_ends_the_build(tmp_path: Path) -> None:
     architecture = shapes_architecture()
     typed = write_typed_graph("conditioner", shapes_graph("conditioner"), tmp_path / "c.onnx", "bf16")
@@ -143,6 +155,15 @@ def test_progress_is_told_and_an_interrupt_ends_the_build(tmp_path: Path) -> Non
 
     with pytest.raises(KeyboardInterrupt):
         compile_with(interrupt)
+
+
+def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
+    """Raised where TensorRT writes: the bundle's writer then says what is full, and leaves the bundle as it was."""
+    typed = write_typed_graph("time_embedder", shapes_graph("time_embedder"), tmp_path / "t.onnx", "bf16")
+    wanted = profiles("time_embedder", typed.path, shapes_architecture(), SIZE, ONE_LENGTH)
+    with pytest.raises(OSError) as said:
+        compile_engine(import_package(RTX), typed.path, Path("/dev/full"), WIDE_TARGET, wanted, ONE_LENGTH)
+    assert said.value.errno == errno.ENOSPC
 
 
 def test_every_parser_error_is_shown(tmp_path: Path) -> None:

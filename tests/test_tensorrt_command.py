@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,15 +15,18 @@ import pytest
 from support.bundles import RandomBundle, random_bundle
 from support.commands import fails
 
+from anyflow_rt.build_plan import BuildOptions, plan_build
 from anyflow_rt.cli.main import main
 from anyflow_rt.engines.builders import builder_for, default_builder
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.manifest import MANIFEST_NAME
 from anyflow_rt.engines.tensorrt import package, runner
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package, require_present
 from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS
 from anyflow_rt.engines.tensorrt.record import RECORD, EngineFacts, read_facts
-from anyflow_rt.engines.tensorrt.requirements import check_requirements
+from anyflow_rt.engines.tensorrt.requirements import check_requirements, distribution_of
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
+from anyflow_rt.engines.text_weights import text_weights_of
 from anyflow_rt.errors import EngineError, MissingPackageError, UsageError
 
 needs_rtx = pytest.mark.skipif(
@@ -50,8 +56,10 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
     out, told = capsys.readouterr()
     said = json.loads(out)
     assert (said["exported"], said["compiled"]) == ({}, ["sm_89 tensorrt_rtx bf16", "sm_75 tensorrt_rtx fp16"])
+    assert all(seconds > 0 for seconds in said["compile_seconds"].values())
+    assert "this takes up to" in told, "what it takes is said before"
     assert "TensorRT for RTX makes the engine: it builds for sm_89 on any machine" in told
-    assert told.count("denoiser for sm_") == 2
+    assert len(re.findall(r"^denoiser for sm_\d\d: ", told, re.MULTILINE)) == 2
     bundle = Bundle.open(made.path)
     bundle.verify()
     first, second = sorted(bundle.manifest.engines, key=lambda engine: engine.target)
@@ -69,7 +77,7 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
     assert not json.loads(capsys.readouterr().out)["changed"] and contents(made.path) == before
     assert main(["inspect", str(made.path), "--json"]) == 0
     shown = capsys.readouterr()
-    assert "attention: 0 fused, 2 not" in shown.err
+    assert "attention: 0 fused, 2 not" in shown.err and "MB of weights, " in shown.err and " MB to work in" in shown.err
     assert set(json.loads(shown.out)["engines"][0]["components"]) == set(RUN_COMPONENTS)
 
     # Here is no GPU: nothing of them is loaded, and the message says what to do.
@@ -89,6 +97,71 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
     fails(capsys, command(made, "--target", "sm_89", "--version-compatible"), "use --engine tensorrt")
     fails(capsys, command(made, "--target", "sm_89", "--refit"), "builds no engine with refit; leave it out")
     fails(capsys, command(made, "--target", "sm_89", "--strip"), "set refit as well")
+    assert contents(made.path) == before
+
+
+@needs_rtx
+def test_the_graphs_are_enough(made: RandomBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    """A machine exports, another builds from a copy of the bundle: no checkpoint is read, and its text is in 8 bits."""
+    shutil.copytree(made.checkpoint, checkpoint := made.path.parent / "checkpoint")
+    told = ["build", "--ckpt", str(checkpoint), "--out", str(made.path), "--onnx-only", "--text-weights", "int8"]
+    fails(capsys, [*told, "--check-parity"], "check_parity (--check-parity) holds a bundle to the reference")
+    assert main([*told, "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["exported"]) == ["text_encoder"], "the rest is as it was"
+    assert text_weights_of(Bundle.open(made.path).manifest.components) == "int8"
+    shutil.rmtree(checkpoint)
+    before = contents(made.path)
+    build = ["build", "--bundle", str(made.path), "--prompt-lengths", "32"]
+    fails(capsys, [*build, "--target", "sm_89", "--engine", "triton"], "made of the checkpoint's weights", "--ckpt")
+    fails(capsys, [*build, "--target", "sm_89", "--onnx-only"], "--onnx-only is about a checkpoint and --bundle takes")
+    fails(capsys, ["build", "--bundle", str(made.path.parent), "--target", "sm_89"], "is not a bundle", code=1)
+    assert main([*build, "--target", "sm_89", "--engine", RTX, "--dry-run", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["engines"] == ["sm_89 tensorrt_rtx bf16"] and planned["estimate"]["seconds"] > 0
+    assert contents(made.path) == before
+    assert main([*build, "--target", "sm_89", "--engine", RTX, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["compiled"] == ["sm_89 tensorrt_rtx bf16"]
+    bundle = Bundle.open(made.path)
+    (engine,) = bundle.manifest.engines
+    assert engine.profile == "9x64x64-int8_text"
+    parts = read_facts(bundle.engine_path(engine, "denoiser").parent).components
+    assert all(parts[name][kind] > 0 for name in parts for kind in ("weights", "working", "ports", "seconds"))
+    # A damaged engine is refused, and made again without the checkpoint.
+    file = bundle.engine_path(engine, "denoiser")
+    file.write_bytes(file.read_bytes()[:-100])
+    fails(capsys, ["run", "--bundle", str(made.path), "--prompt", "a"], "is damaged", code=1)
+    assert main([*build, "--target", "sm_89", "--engine", RTX, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["engines"] == ["sm_89 tensorrt_rtx bf16"]
+    file.write_bytes(file.read_bytes() + bytes(100))
+    assert main([*build[:-1], "32,64", "--target", "sm_89", "--engine", RTX]) == 0
+    told_again = capsys.readouterr().err
+    assert "nothing has changed" in told_again
+    assert "kept as it is there, built with prompt_lengths 32 instead of 32,64; --force makes it again" in told_again
+
+
+@needs_rtx
+def test_a_killed_build_leaves_the_bundle_as_it_was(made: RandomBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(made.path)
+    script = [sys.executable, "-P", "-m", "anyflow_rt", *command(made, "--target", "sm_89", "--engine", RTX)]
+    process = subprocess.Popen(script, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("conditioner for sm_89"):
+            break  # two of six are there
+    process.kill()
+    process.communicate()
+    assert Bundle.open(made.path).manifest.engines == (), "what no manifest names is not part of the bundle"
+    assert set(before.items()) < set(contents(made.path).items())
+    assert main(command(made, "--onnx-only")) == 0
+    assert contents(made.path) == before, "and the next build removes it"
+
+    # Too little disk is said before anything is made.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**6))
+        fails(
+            capsys, command(made, "--target", "sm_89"), "needs 0.", "GB free; free some or give another place", code=1
+        )
+    fails(capsys, command(made, "--target", "sm_99"), "sm_99", code=2)
     assert contents(made.path) == before
 
 
@@ -125,6 +198,33 @@ def test_enterprise_builds_on_its_own_gpu_only() -> None:
     assert builder_for(ENTERPRISE, "sm_90").usual_precision("sm_90") == "bf16"
 
 
+def planned(made: RandomBundle, target: str, **settings: str) -> str:
+    options = {"checkpoint": str(made.checkpoint), "targets": (target,), "engine": ENTERPRISE}
+    plan = plan_build(BuildOptions(**options, tensorrt=TensorRtSettings(**settings)))
+    return plan.wanted[0].profile
+
+
+def test_triton_kernels_are_refused_where_there_are_none(
+    made: RandomBundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = ["--triton-kernels", "norms"]
+    words = "tensorrt_rtx builds no engine with triton_kernels norms, as it takes no plugins; leave it out, or use"
+    fails(capsys, command(made, "--target", "sm_89", "--engine", RTX, *ask), words)
+    fails(capsys, command(made, "--target", "sm_89", "--triton-kernels", "some"), "choose from none, norms, all")
+    ask += ["--engine", ENTERPRISE]
+    fails(capsys, command(made, "--target", "sm_75", *ask), "no Triton kernels for sm_75, only for sm_80, sm_86")
+    fails(capsys, command(made, "--target", "sm_121", *ask), "leave out --triton-kernels")
+    fails(capsys, command(made, "--target", "sm_89", *ask, "--hardware", "ampere_plus"), "for the target alone")
+    with pytest.raises(UsageError, match=r"for sm_100 takes tensor memory, .*; use --triton-kernels norms"):
+        planned(made, "sm_100", triton_kernels="all")
+    assert planned(made, "sm_100", triton_kernels="norms").endswith("-triton_norms")
+    assert "triton" not in planned(made, "sm_90")
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "triton" else found(name))
+    with pytest.raises(MissingPackageError, match=r"--triton-kernels needs .*pip install 'anyflow-rt\[tensorrt\]'"):
+        planned(made, "sm_90", triton_kernels="all")
+
+
 def test_packages_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(package.importlib, "import_module", lambda name: SimpleNamespace(__version__="10.14.1"))
@@ -144,26 +244,48 @@ def test_packages_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, None),
         ({"present": None}, "needs an NVIDIA GPU and this machine shows none"),
-        ({"present": "sm_86"}, "is for sm_89 and this machine's GPU is sm_86; add one with  --target sm_86"),
-        ({"driver": "550.54.15"}, "the NVIDIA driver is 550.54.15 and tensorrt_rtx needs 580 or later"),
+        (
+            {"present": "sm_86"},
+            "GPU is sm_86; it has to have its own: add it with  .*--target sm_86 --engine tensorrt_rtx$",
+        ),
+        ({"present": "sm_90"}, "GPU is sm_90; it has to have its own: add it with  .*--target sm_90$"),
+        ({"driver": "550.54.15"}, "the NVIDIA driver is 550.54.15 and tensorrt_rtx_cu13 needs 580 or later"),
+        ({"driver": "550.54.15", "distribution": "tensorrt_rtx_cu12"}, None),
+        ({"driver": "530.1", "distribution": "tensorrt_cu12"}, "530.1 and tensorrt_cu12 needs 535 or later"),
+        ({"driver": "550.1", "distribution": "tensorrt"}, "and tensorrt needs 580 or later; update the driver"),
         ({"driver": None}, None),
-        ({"installed": "1.8.0.1"}, "built with tensorrt_rtx 1.7.1.116 and 1.8.0.1 is installed: run  pip install"),
+        (
+            {"installed": "1.8.0.1"},
+            "1.7.1.116 and 1.8.0.1 is installed: run  pip install tensorrt-rtx==1.7.1.116  or make it with  anyflow-rt "
+            "build --bundle .*/b --target sm_89 --engine tensorrt_rtx --precision bf16 --force$",
+        ),
     ],
 )
 def test_what_engines_ask_of_a_machine(here: dict[str, str | None], words: str | None, tmp_path: Path) -> None:
-    machine = {"installed": "1.7.2", "present": "sm_89", "driver": "580.95.05", **here}
+    machine = {"installed": "1.7.2", "present": "sm_89", "driver": "580.95.05", "distribution": "tensorrt_rtx_cu13"}
+    machine |= here
+    engine = tmp_path / "b/engines/sm_89/tensorrt_rtx-bf16-9x64x64/denoiser.engine"
+    engine.parent.mkdir(parents=True)
+    (tmp_path / "b" / MANIFEST_NAME).touch()
     if words is None:
-        check_requirements(FACTS, tmp_path / "denoiser.engine", **machine)
+        check_requirements(FACTS, engine, **machine)
         return
-    with pytest.raises(EngineError, match=words.replace("(", r"\(")):
-        check_requirements(FACTS, tmp_path / "denoiser.engine", **machine)
+    with pytest.raises(EngineError, match=words):
+        check_requirements(FACTS, engine, **machine)
 
 
 def test_a_version_compatible_engine_takes_later_packages(tmp_path: Path) -> None:
     facts = EngineFacts(RTX, "1.7.1", "sm_89", "bf16", {"version_compatible": True}, {})
-    check_requirements(facts, tmp_path, installed="1.9.0", present="sm_89", driver=None)
+    machine = {"present": "sm_89", "driver": None, "distribution": RTX}
+    check_requirements(facts, tmp_path, installed="1.9.0", **machine)
     with pytest.raises(EngineError, match="was built with"):
-        check_requirements(facts, tmp_path, installed="1.6.0", present="sm_89", driver=None)
+        check_requirements(facts, tmp_path, installed="1.6.0", **machine)
+
+
+def test_which_distribution_is_installed() -> None:
+    assert distribution_of("no_such_package") == "no_such_package"
+    if importlib.util.find_spec(RTX) is not None:
+        assert distribution_of(RTX).rpartition("_cu")[2] in ("12", "13")
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": 9}', '{"schema": 1, "odd": 1}', "[]"])
@@ -188,3 +310,4 @@ def test_profile_names() -> None:
     assert TensorRtSettings().profile_name(size) == "81x480x832"
     assert TensorRtSettings(cross_keys="all").profile_name(size) == "81x480x832-all_keys"
     assert TensorRtSettings(smallest=small, largest=size).profile_name(size) == "5x64x64-81x480x832"
+    assert TensorRtSettings(triton_kernels="all").profile_name(size) == "81x480x832-triton_all"

@@ -36,6 +36,8 @@ OBJECTS = {
 }
 """What variables of these names hold, in the files that talk to TensorRT."""
 TALKING = {"compiler.py", "network.py", "device.py", "memory.py"}
+PLUGIN = "plugin."
+"""What begins so is of the module ``tensorrt.plugin``, which the enterprise package alone has."""
 
 
 def names_used() -> tuple[set[str], set[tuple[str, str]]]:
@@ -48,6 +50,9 @@ def names_used() -> tuple[set[str], set[tuple[str, str]]]:
                 continue
             dotted = ast.unparse(node)
             start = next((prefix for prefix in ("self._trt.", "trt.") if dotted.startswith(prefix)), None)
+            if path.name == "plugins.py":
+                name = dotted.removeprefix("self._")
+                from_package |= {name} if name.startswith(PLUGIN) and name.count(".") == 1 else set()
             if start is not None and dotted.replace(".", "").replace("_", "").isalnum():
                 from_package.add(dotted.removeprefix(start))
             elif path.name in TALKING and isinstance(node.value, ast.Name | ast.Attribute):
@@ -85,7 +90,13 @@ def test_names_exist(package: str) -> None:
         pytest.skip("needs the package tensorrt_rtx: pip install 'anyflow-rt[tensorrt-rtx]'")
     names, attributes = names_used()
     assert len(names) > 15 and len(attributes) > 30, "the search for names finds little"
-    wanted = [name for name in names if package == "tensorrt_rtx" or name.split(".")[0] not in ONLY_RTX]
+    assert sum(name.startswith(PLUGIN) for name in names) > 6
+    wanted = [
+        name
+        for name in names
+        if (package == "tensorrt_rtx" or name.split(".")[0] not in ONLY_RTX)
+        and (package == "tensorrt" or not name.startswith(PLUGIN))
+    ]
     kinds = [
         (attribute, OBJECTS[holder])
         for holder, attribute in sorted(attributes)

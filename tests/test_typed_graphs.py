@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache, partial
 from pathlib import Path
 
@@ -13,7 +14,12 @@ from support.half import emulate, session
 from support.shapes_graphs import shapes_architecture, shapes_graph
 
 from anyflow_rt.benchmarks.shapes.recipe.text import new_tokenizer
+from anyflow_rt.engines.bundle_files import record_file
+from anyflow_rt.engines.export.int8 import quantise, quantise_weights
 from anyflow_rt.engines.geometry import VideoSize, latent_size, pad_bias, rope_tables, token_grid
+from anyflow_rt.engines.manifest import ComponentRecord, FileRecord
+from anyflow_rt.engines.registry import open_engine
+from anyflow_rt.engines.text_weights import text_weights_of
 from anyflow_rt.engines.typed.graph import write_typed_graph
 from anyflow_rt.sampling.schedule import uniform_plan
 
@@ -22,6 +28,8 @@ HALVES = {"bf16": onnx.TensorProto.BFLOAT16, "fp16": onnx.TensorProto.FLOAT16}
 DENOISER_BOUND = {"bf16": 0.015, "fp16": 0.003}
 """Relative error of the latents, at any number of steps. docs/gpu.md has what was measured over several prompts."""
 PROMPT_BOUND = {"bf16": 0.008, "fp16": 1.2e-3}
+INT8_BOUND = (0.01, 0.005)
+"""The same of 8-bit text weights: of prompt embeddings, and of latents."""
 FRAMES_BOUND = {"bf16": (3, 52.0), "fp16": (1, 60.0)}
 """Levels of 255 that a pixel may be off by, and dB of PSNR that frames have at least."""
 
@@ -118,6 +126,50 @@ def test_prompts_are_near_those_in_float32(precision: str) -> None:
     assert np.array_equal(bias, wanted[3]), "biases are float32"
 
 
+def test_text_weights_of_8_bits(tmp_path: Path) -> None:
+    """In the graph as integers, and as far off as docs/gpu.md says: prompt embeddings, and latents at 1 and 4 steps."""
+    graph = Path(shutil.copytree(shapes_graph("text_encoder").parent, tmp_path / "int8")) / "text_encoder.onnx"
+    before = graph.with_name(f"{graph.name}.data").stat().st_size
+    done = quantise_weights(graph)
+    nodes = onnx.load(graph).graph.node
+    kinds = [node.op_type for node in nodes]
+    assert kinds.count("DequantizeLinear") == kinds.count("MatMul") == done.products
+    assert 0.002 < done.error < 0.012
+    assert graph.with_name(f"{graph.name}.data").stat().st_size < 0.6 * before
+    assert text_weights_of([ComponentRecord("text_encoder", recorded(graph.parent), 0.0)]) == "int8"
+    ids = new_tokenizer()("a large red circle moving right on a black background").input_ids
+    tokens = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64)}
+    embeds = session(graph).run(None, tokens)[0]
+    key, value, bias = exported("conditioner").run(
+        None, {"prompt_embeds": embeds, "pad_bias": pad_bias(512, embeds.shape[1], 1)}
+    )
+    cross = {"cross_key": key, "cross_value": value, "context_bias": bias}
+    errors = [relative(embeds, prompt("fp32")[0])]
+    errors += [relative(sample(exported("denoiser"), steps, cross), exact_sample(steps)) for steps in (1, 4)]
+    print("int8 text weights:", done, errors)
+    assert errors[0] < INT8_BOUND[0] and max(errors[1:]) < INT8_BOUND[1], errors
+    for name in ("openvino", "onnxruntime"):
+        # Left to themselves, both would round the activations to integers too, and be twice as far off.
+        with open_engine(name, graph, precision="fp32") as engine:
+            assert relative(engine.infer(**tokens)["prompt_embeds"], embeds) < 1e-5, name
+
+
+def recorded(folder: Path) -> tuple[FileRecord, ...]:
+    return tuple(record_file(folder.parent, path) for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def test_scales_are_exact_in_every_type() -> None:
+    matrix = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    matrix[3] = 0
+    for axis in (0, 1):
+        integers, scale = quantise(matrix, axis)
+        wide = integers * np.expand_dims(scale, 1 - axis)
+        assert integers.dtype == np.int8 and np.abs(integers.astype(int)).max() <= 127
+        assert (np.abs(wide - matrix) <= 0.5001 * np.expand_dims(scale, 1 - axis)).all()
+        assert not (scale.view(np.uint32) & 0xFFFF).any(), "bfloat16 holds them"
+        assert np.array_equal(scale, scale.astype(np.float16).astype(np.float32))
+
+
 @pytest.mark.parametrize("precision", HALVES)
 def test_frames_are_near_those_in_float32(precision: str) -> None:
     noise, _ = video()
@@ -162,6 +214,8 @@ def test_a_jump_over_no_interval_keeps_every_bit(precision: str) -> None:
 def test_types_of_the_denoiser(precision: str) -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load(typed("denoiser", precision)), strict_mode=True)
     graph, half, full = model.graph, HALVES[precision], onnx.TensorProto.FLOAT
+    read = {name for node in graph.node for name in node.input}
+    assert {value.name for value in graph.initializer} <= read, "float32 weights are not kept beside those in half"
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
     types |= {value.name: value.data_type for value in graph.initializer}
     assert {name: types[name] for name in ("latents", "z_r", "modulation", "interval", "context_bias", "rope_cos")} == (

@@ -80,9 +80,16 @@ def _parts(bundle: Bundle, engine: EngineRecord) -> dict[str, dict[str, Any]]:
     return read_facts(found[0].parent).components if found else {}
 
 
+def _megabytes(size: int | None) -> str:
+    return "?" if size is None else f"{size / 1e6:.1f} MB"
+
+
 def _described(values: dict[str, Any]) -> str:
+    kernels = sum(values.get("kernels", {}).values())
+    ours = f"   {kernels} Triton kernels" if kernels else ""
     return (
         f"{values['bytes'] / 1e6:9.2f} MB   {values['precision']}   {values['layers']} layers   attention: "
-        f"{values['fused']} fused, {values['decomposed']} not   built in {values['seconds']:.1f} s with "
-        f"{values['peak_memory'] / 1e9:.1f} GB"
+        f"{values['fused']} fused, {values['decomposed']} not{ours}   on the GPU {_megabytes(values['weights'])} of "
+        f"weights, {_megabytes(values['working'])} to work in, {_megabytes(values['ports'])} in and out   built in "
+        f"{values['seconds']:.1f} s with {values['peak_memory'] / 1e9:.1f} GB"
     )

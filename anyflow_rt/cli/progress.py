@@ -48,3 +48,35 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class ProgressOfParts:
+    """Progress of one thing after another, and lines between: the terminal's line is emptied before each."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._progress: Progress | None = None
+
+    def update(self, what: str, done: int, total: int) -> None:
+        """``done`` of ``total`` parts of ``what`` are made."""
+        if self._progress is None or what != self._what:
+            self.close()
+            self._what, self._progress = what, Progress(what)
+        self._progress.update(done, total)
+
+    def say(self, line: str) -> None:
+        """A line of its own."""
+        self.close()
+        say(line)
+
+    def close(self) -> None:
+        """Leave the terminal's line empty."""
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+    def __enter__(self) -> ProgressOfParts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -84,8 +84,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fps", type=number, help="frames a second of an mp4 or gif (default: the bundle's)")
     parser.add_argument("--quality", type=number, help="0 to 100, of an mp4 (default 70)")
-    parser.add_argument("--engine", help="openvino, onnxruntime or triton (default: the fastest here)")
+    parser.add_argument("--engine", help="openvino, onnxruntime, tensorrt_rtx, triton, tensorrt (default: the fastest)")
     parser.add_argument("--precision", help="fp32 or bf16 (default: bf16 where the processor has it)")
+    parser.add_argument(
+        "--prompt-cache",
+        type=not_empty,
+        metavar="DIR",
+        help="keep prompt embeddings there; a prompt that is in it needs no text encoder",
+    )
+    parser.add_argument(
+        "--residency", help="engines open at a time: resident, sequential or streaming (default: what fits the GPU)"
+    )
 
 
 PASSED_ON = (
@@ -142,6 +151,8 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         specialize=len(options.prompt) == 1 and not given.keys() & SIZE_OPTIONS,
         # Drafts and streams need the decoder while the denoiser is still at work.
         single_use=not (options.preview or options.stream),
+        prompt_cache=options.prompt_cache,
+        residency=options.residency,
         report=say,
     ) as runtime:
         loaded = process_seconds()
@@ -182,6 +193,8 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         ]
     if result.chunks:
         answer["chunks"] = [asdict(chunk) for chunk in result.chunks]
+    if result.gpu is not None:
+        answer["gpu"] = asdict(result.gpu)
     if result.stream is not None:
         answer["stream"] = _stream(result.stream)
     return answer

@@ -37,6 +37,11 @@ def add_tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hardware", default="none", help="none, ampere_plus or same_compute_capability (enterprise TensorRT)"
     )
+    group.add_argument(
+        "--triton-kernels",
+        default="none",
+        help="none (default); norms: our kernels for all but products and attention; all (enterprise TensorRT)",
+    )
 
 
 def tensorrt_settings(options: argparse.Namespace) -> TensorRtSettings:
@@ -55,6 +60,7 @@ def tensorrt_settings(options: argparse.Namespace) -> TensorRtSettings:
         strip=options.strip,
         version_compatible=options.version_compatible,
         hardware=options.hardware,
+        triton_kernels=options.triton_kernels,
     )
 
 

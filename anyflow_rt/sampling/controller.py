@@ -20,7 +20,7 @@ from typing import NamedTuple
 from anyflow_rt.sampling.callbacks import ON_PREVIEW, ON_STEP, CallbackTimes
 from anyflow_rt.sampling.forecast import Forecaster
 from anyflow_rt.sampling.limits import NO_LIMITS, Limits
-from anyflow_rt.sampling.planner import Choice, Position, Tables, choose
+from anyflow_rt.sampling.planner import Choice, Outlook, Position, Tables, choose
 
 UNMEASURED_STEPS = 4
 """The plan whose first jump is run where no time of a jump is known yet and the deadline has not passed."""
@@ -114,10 +114,9 @@ class Controller:
             return None
         now = self._clock()
         remaining = self.deadline - now
-        required = self._required()
-        if required is None:
+        choice = self._choose(now, remaining)
+        if choice is None:
             return self._unmeasured(now, remaining)
-        choice = self._choose(now, remaining, required)
         due = bool(self._previews) and self._previews[0] <= self._done
         if due and choice.jumps > 1:
             del self._previews[0]
@@ -143,7 +142,7 @@ class Controller:
     def before_decode(self) -> Decision:
         """Record when decoding begins and when it is predicted to have ended; there is nothing left to choose."""
         now = self._clock()
-        required = self._required()
+        required = self._forecaster.required(self.confidence)
         rest = None if required is None else required[0]
         remaining = self.deadline - now
         predicted = None if rest is None else now - self.start + rest
@@ -166,24 +165,17 @@ class Controller:
             self._path, self._predicted = choice.path, now - self.start + choice.predicted
         self._record(now, remaining, choice, why if choice.fits else TOO_LATE)
 
-    def _required(self) -> list[float] | None:
-        """Seconds that k more jumps, what the caller does after each, and all that follows stay within."""
-        required = self._forecaster.required(self.confidence)
-        after_each = self._callbacks.seconds(ON_STEP, self.confidence)
-        if required is None or not after_each:
-            return required
-        return [seconds + jumps * after_each for jumps, seconds in enumerate(required)]
-
-    def _choose(self, now: float, remaining: float, required: list[float]) -> Choice:
+    def _choose(self, now: float, remaining: float) -> Choice | None:
         """The best plan that shows every preview the best plan without them would pass. Where there is no such plan,
-        the last preview is given up, and so on: a preview costs jumps, but never all of them."""
-        position = Position(self._node, self._done, self._cost)
-        choice = choose(self._tables, required, remaining, position, self.limits)
+        the last preview is given up, and so on: a preview costs jumps, but never all of them. None where no time of a
+        jump is known."""
+        choice = self._best(remaining, 0)
+        if choice is None:
+            return None
         passed = keeping = self._passed(choice.jumps)
         while keeping:
-            with_previews = self._reserve(required, keeping)
-            found = choose(self._tables, with_previews, remaining, position, self.limits)
-            if found.fits and self._passed(found.jumps) >= keeping:
+            found = self._best(remaining, keeping)
+            if found is not None and found.fits and self._passed(found.jumps) >= keeping:
                 choice = found
                 break
             keeping -= 1
@@ -192,16 +184,31 @@ class Controller:
             self._record(now, remaining, choice, DROPPED)
         return choice
 
+    def _best(self, remaining: float, previews: int) -> Choice | None:
+        """The best plan that has time for the next ``previews`` previews, where they are shown on the way."""
+        required = self._forecaster.required(self.confidence)
+        if required is None:
+            return None
+        beside = self._beside(len(required), previews)
+        outlook = Outlook(
+            [seconds + more for seconds, more in zip(required, beside, strict=True)],
+            self._forecaster.chances([remaining - more for more in beside], self.confidence),
+            remaining,
+            self.confidence,
+        )
+        return choose(self._tables, outlook, Position(self._node, self._done, self._cost), self.limits)
+
+    def _beside(self, count: int, previews: int) -> list[float]:
+        """Seconds that the caller's functions and the next ``previews`` previews take beside k = 0.. more jumps. First
+        calls are counted already: who makes them makes no difference to the sum."""
+        after_each = self._callbacks.seconds(ON_STEP, self.confidence)
+        cost = self._forecaster.preview_seconds(self.confidence) + self._callbacks.seconds(ON_PREVIEW, self.confidence)
+        fewest = [each - self._done + AFTER_PREVIEW for each in self._previews[:previews]]
+        return [jumps * after_each + cost * bisect_right(fewest, jumps) for jumps in range(count)]
+
     def _passed(self, jumps: int) -> int:
         """How many of the previews that are left ``jumps`` more jumps would show."""
         return sum(_shows(count, self._done + jumps) for count in self._previews)
-
-    def _reserve(self, required: list[float], previews: int) -> list[float]:
-        """``required`` with the next ``previews`` previews, where they are shown on the way. First calls are in it
-        already: who makes them makes no difference to the sum."""
-        cost = self._forecaster.preview_seconds(self.confidence) + self._callbacks.seconds(ON_PREVIEW, self.confidence)
-        fewest = [count - self._done + AFTER_PREVIEW for count in self._previews[:previews]]
-        return [seconds + cost * bisect_right(fewest, jumps) for jumps, seconds in enumerate(required)]
 
     def _unmeasured(self, now: float, remaining: float) -> Move:
         usual = min(UNMEASURED_STEPS, self.limits.max_steps) if remaining > 0 else 1

@@ -1,6 +1,7 @@
 """Makes the jumps of a run, one denoiser call each, as a guide says: a plan, or a controller with a deadline.
 
-The guide is asked before every jump. The state stays in float32 between them; a preview's jump leaves it as it was.
+The guide is asked before every jump. The state stays in float32 between them, and on a GPU where the engine leaves it
+there; a preview's jump leaves it as it was.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from anyflow_rt.components import Components
 from anyflow_rt.conditioning import Conditioning
 from anyflow_rt.engines.architecture import Architecture
+from anyflow_rt.engines.arrays import to_host
 from anyflow_rt.engines.geometry import LatentSize, rope_tables, token_grid
 from anyflow_rt.sampling.guide import Guide
 from anyflow_rt.sampling.schedule import Jump
@@ -22,7 +25,7 @@ from anyflow_rt.sampling.schedule import Jump
 
 @dataclass(frozen=True)
 class Step:
-    """What ``on_step`` is told after each jump. ``latents`` (N, F, C, h, w) float32 is to be read, not written.
+    """What ``on_step`` is told after each jump. state: ``latents``, where the engine has them.
 
     steps: jumps of the whole run; with a budget as they are planned now. chunk, chunks: of a causal checkpoint, whose
     chunks are denoised one after another; index, steps and latents are then the chunk's.
@@ -32,10 +35,15 @@ class Step:
     steps: int
     t: float
     r: float
-    latents: np.ndarray
+    state: Any
     seconds: float
     chunk: int = 0
     chunks: int = 1
+
+    @cached_property
+    def latents(self) -> np.ndarray:
+        """(N, F, C, h, w) float32, to be read, not written. Copied from a GPU when it is first asked for."""
+        return to_host(self.state)
 
 
 OnStep = Callable[[Step], object]
@@ -84,7 +92,7 @@ def run_jumps(
 
     Whatever ``on_step`` and ``on_preview`` raise ends the run and reaches the caller.
     """
-    latents = noise
+    latents: Any = noise
     jumps: list[Jump] = []
     seconds: list[float] = []
     while (move := guide.next_move()) is not None:
@@ -94,18 +102,19 @@ def run_jumps(
         guide.made(move, taken)
         if move.preview:
             if on_preview is not None:
-                on_preview(len(jumps), landed)
+                on_preview(len(jumps), to_host(landed))
             continue
         latents = landed
         jumps.append(move.jump)
         seconds.append(taken)
         if on_step is not None:
             on_step(Step(len(jumps) - 1, move.steps, move.jump.t, move.jump.r, latents, taken, *chunk))
-    return Jumped(latents, tuple(jumps), tuple(seconds))
+    return Jumped(to_host(latents), tuple(jumps), tuple(seconds))
 
 
-def make_jump(components: Components, sampling: Sampling, jump: Jump, latents: np.ndarray) -> np.ndarray:
-    """Latents (N, F, C, h, w) at ``jump.t`` -> at ``jump.r``, guided where the sampling is."""
+def make_jump(components: Components, sampling: Sampling, jump: Jump, latents: Any) -> Any:
+    """Latents (N, F, C, h, w) at ``jump.t`` -> at ``jump.r``, guided where the sampling is. An engine on a GPU leaves
+    them there, and takes them from there."""
     transformer = sampling.architecture.transformer
     rope_cos, rope_sin = sampling.rope or rope_tables(transformer, token_grid(transformer, sampling.size))
     interval = np.full(latents.shape[:2], jump.t - jump.r, np.float32)
@@ -126,7 +135,7 @@ def make_jump(components: Components, sampling: Sampling, jump: Jump, latents: n
     if len(results) == 1:
         return results[0]
     without, with_prompt = results
-    return without + np.float32(sampling.guidance_scale) * (with_prompt - without)
+    return without + (with_prompt - without) * np.float32(sampling.guidance_scale)
 
 
 def modulation(components: Components, sampling: Sampling, jump: Jump, batch_frames: tuple[int, ...]) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 At every jump of the past the level L, the seconds expected of a jump there and then, was kept. What the next k jumps
 (of the same run and those after it) and the decoder really took, over what was expected, is
 
-    e_k = (x_1 + ... + x_k + d L_k / L_d) / (L (k + D))          D: the decoder's typical time in jumps
+    e_k = (x_1 + ... + x_k + d D_k / D_d) / (k L + D)
 
-d is what the run in which they end decoded in, L_d the level then, L_k that after the k jumps: the decoder as it would
-have run there. A machine that slows down and stays slow, in a burst of other work, is told from a single long jump by
-the next time that is known. Where that happened between two runs, no plan waited: jumps across it are left out.
+D is what was expected of the decoder (``decode_level``), d what the run in which they end decoded in, D_d what was
+expected of that and D_k of decoding after the k jumps: so the decoder counts as it would have run there. Where the
+machine slowed down between two runs, no plan waited: jumps across it are left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from functools import cached_property
 
 import numpy as np
 
-from anyflow_rt.sampling.moments import ALL, FAST, FAST_UP_TO, HORIZONS, SLOW, SLOW_FROM, STARTS, USUAL, Errors, Moments
+from anyflow_rt.sampling.decode_level import decode_level
+from anyflow_rt.sampling.moments import ALL, FAST, FAST_UP_TO, HORIZONS, SLOW, SLOW_FROM, STARTS, USUAL, Moments
 
 LARGEST = 16.0
 """A stage counts as at most this many times what was expected of it: a machine that slept is not a slow machine."""
@@ -39,7 +40,6 @@ class _Past:
     """Arrays over all jumps of all runs, oldest first. decode: the decoder's typical time in jumps."""
 
     def __init__(self, runs: Sequence[PastRun], decode: float) -> None:
-        self.decode = decode
         counts = np.array([len(run.jumps) for run in runs])
         self.ends = _flags(np.cumsum(counts) - 1)
         self.starts = np.roll(self.ends, 1)
@@ -47,9 +47,34 @@ class _Past:
         self.after = np.concatenate([run.levels[1:] for run in runs])
         self.jumps = np.minimum(np.concatenate([run.jumps for run in runs]), LARGEST * self.levels)
         self.run = np.repeat(np.arange(len(runs)), counts)
-        tails = np.array([_tail(run, decode) for run in runs])
-        self.tails = np.full(len(runs), decode) if np.isnan(tails).all() else tails
-        """By run: the decoder's time over the level when it began, in jumps."""
+        self.decodes = np.array([math.nan if run.decode is None else run.decode for run in runs])
+        """Seconds, by run. Where none is known: as expected, which is then the typical time."""
+        if not decode:
+            self.decodes = np.zeros(len(runs))
+        elif np.isnan(self.decodes).all():
+            self.decodes = decode * self.after[self.ends]
+        self._last, self._last_level = self._before(decode)
+        self.expected = self.decode_levels(self.levels)
+        """Seconds of decoding, as expected at each jump."""
+        self.tails = (
+            np.minimum(self.decodes / self.decode_levels(self.after)[self.ends], LARGEST) if decode else self.decodes
+        )
+        """By run: the decoder's time over what was expected of it."""
+
+    def decode_levels(self, levels: np.ndarray) -> np.ndarray:
+        """Seconds expected of decoding in each jump's run, at ``levels`` of its jumps."""
+        return decode_level(self._last[self.run], self._last_level[self.run], levels)
+
+    def _before(self, decode: float) -> tuple[np.ndarray, np.ndarray]:
+        """By run: the decoding before it, and the level then; at first the typical one."""
+        ends = self.after[self.ends]
+        last, level = np.empty(len(ends)), np.empty(len(ends))
+        known = decode * self.levels[0], self.levels[0]
+        for run, (seconds, then) in enumerate(zip(self.decodes.tolist(), ends.tolist(), strict=True)):
+            last[run], level[run] = known
+            if not math.isnan(seconds):
+                known = seconds, then
+        return last, level
 
     @cached_property
     def settled(self) -> np.ndarray:
@@ -58,25 +83,11 @@ class _Past:
         return np.where(self.ends, self.after, following)
 
     @cached_property
-    def lasting(self) -> np.ndarray:
-        """The seconds of each jump as far as the time after it bears them out: of the next jump, or of decoding."""
+    def slow_starts(self) -> np.ndarray:
+        """Runs that began slow and stayed so for longer than one jump: their next one, or their decoding, says it."""
         following = np.append(self.jumps[1:], 0.0)
-        if self.decode:
-            following[self.ends] = np.fmax(following[self.ends], self.tails / self.decode * self.after[self.ends])
-        return np.minimum(self.jumps, following)
-
-    @cached_property
-    def lasting_tails(self) -> np.ndarray:
-        """``tails`` as far as the start of the next run bears them out."""
-        if not self.decode:
-            return self.tails
-        next_start = np.append(self.jumps[self.starts][1:], np.inf)
-        return np.fmin(self.tails, self.decode * next_start / self.after[self.ends])
-
-    @cached_property
-    def slows(self) -> np.ndarray:
-        """Where the machine slowed down and stayed slow."""
-        return self.lasting > SLOW_FROM * self.levels
+        following[self.ends] = np.fmax(following[self.ends], self.tails * self.after[self.ends])
+        return self.starts & (np.minimum(self.jumps, following) > SLOW_FROM * self.levels)
 
 
 def look_back(runs: Sequence[PastRun], decode: float, typical: float) -> Moments:
@@ -85,29 +96,23 @@ def look_back(runs: Sequence[PastRun], decode: float, typical: float) -> Moments
     past = _Past(runs, decode)
     levels, ratio = past.levels, past.levels / typical
     groups = np.where(ratio > SLOW_FROM, SLOW, np.where(ratio < FAST_UP_TO, FAST, USUAL))
-    slow_decode = past.lasting_tails > SLOW_FROM * decode
-    slow, slow_start = (np.concatenate([[0], np.cumsum(flags)]) for flags in (past.slows, past.slows & past.starts))
+    slow_starts = np.cumsum(past.slow_starts)
     total = np.concatenate([[0.0], np.cumsum(past.jumps)])
-    tail = past.tails[past.run] * past.settled
-    shortest = (past.lasting + past.lasting_tails[past.run] * past.settled) / levels
-    found: dict[tuple[int, int], Errors] = {}
+    tail = past.tails[past.run] * past.decode_levels(past.settled)
+    found: dict[tuple[int, int], np.ndarray] = {}
     if decode:
-        found[ALL, 0] = _errors(past.tails / decode, ~slow_decode, np.zeros(len(runs)), decode)
+        found[ALL, 0] = _sorted(past.tails)
     for horizon in HORIZONS[1:]:
         if horizon > len(levels):
             continue
         first, last = slice(0, len(levels) - horizon + 1), slice(horizon - 1, None)
         seconds = total[horizon:] - total[:-horizon] + tail[last]
-        errors = seconds / (levels[first] * (horizon + decode))
-        errors[slow_start[horizon:] > slow_start[1 : len(levels) - horizon + 2]] = np.nan
-        steady = (slow[horizon:] == slow[:-horizon]) & ~slow_decode[past.run[last]]
-        least = shortest[first] if horizon > 1 else (1.0 + decode) * past.lasting / levels
-        for group, chosen in (
-            (ALL, slice(None)),
-            (STARTS, past.starts[first]),
-            *((speed, groups[first] == speed) for speed in (FAST, USUAL, SLOW)),
-        ):
-            found[group, horizon] = _errors(errors[chosen], steady[chosen], least[chosen], horizon + decode)
+        errors = seconds / (horizon * levels[first] + past.expected[first])
+        errors[slow_starts[last] > slow_starts[first]] = np.nan
+        found[ALL, horizon] = _sorted(errors)
+        found[STARTS, horizon] = _sorted(errors[past.starts[first]])
+        for speed in (FAST, USUAL, SLOW):
+            found[speed, horizon] = _sorted(errors[groups[first] == speed])
     return Moments(decode, found)
 
 
@@ -118,16 +123,6 @@ def _flags(places: np.ndarray) -> np.ndarray:
     return flags
 
 
-def _tail(run: PastRun, decode: float) -> float:
-    if not decode:
-        return 0.0
-    return math.nan if run.decode is None else min(run.decode / run.levels[-1], LARGEST * decode)
-
-
-def _errors(errors: np.ndarray, steady: np.ndarray, least: np.ndarray, expected: float) -> Errors:
-    """least: what the shortest plan took at each moment, ``expected``: what is expected of the one looked at, both in
-    jumps at their levels. Moments of which an error is not known are left out."""
-    known = np.isfinite(errors)
-    every = np.sort(errors[known])
-    shortest = np.sort(np.nan_to_num(least[known], nan=0.0))
-    return Errors(np.sort(errors[known & steady]), every, np.searchsorted(shortest, every * expected, side="right"))
+def _sorted(errors: np.ndarray) -> np.ndarray:
+    """Those that are known."""
+    return np.sort(errors[np.isfinite(errors)])

@@ -1,93 +1,90 @@
-"""How long plans of several jumps take at a confidence, over what is expected of them: from every moment of the past.
+"""How long plans of several jumps take, over what is expected of them: from every moment of the past.
 
 The time of k jumps is not k times the quantile of one (too late, if they vary independently), nor their mean plus
 sqrt(k) of something (too early, if a burst of other work slows all of them down). Neither is assumed: ``look_back``
 says what the next k jumps and the decoder took over what was expected of them, e_k, at every jump that was ever made.
-Independent noise averages out in e_k, a spike counts once, and a level that follows late is in it.
+Independent noise averages out in e_k, a spike counts once, bursts that begin and a level that follows late are in it.
 
-Q_k(confidence), the multiple of what is expected that a plan of k jumps is given, is the larger of two. One is for the
-machine as it is: the quantile of e_k at the moments after which it did not slow down for longer than one jump. The
-other is for bursts that begin in the midst of a run. No plan escapes all of them, so what the shortest suffers holds
-none back; it is the least multiple at which
-
-    (moments with e_k below it) >= (2 confidence - 1) x (moments at which the shortest plan, k = 1, was done by then)
-
-so of the runs that the shortest plan would have finished in time, bursts cost a longer one at most 2 (1 - confidence).
-(The shortest plan itself is measured against a machine that stays as fast as its own first jump.)
+Two things are read from it: ``multiple``, the quantile of e_k at a confidence, and ``chance``, the share of all moments
+at which the next k jumps and the decoder took no longer than a given time.
 
 Moments are grouped by how fast the machine was then (a slow one recovers, a fast one does not get faster); the group's
-own quantile counts where it has enough. Before a run's first jump, what the jumps of one run share is still unknown:
-there the larger counts of that quantile and of the one over the starts of past runs.
+own figure counts where it has enough. Before a run's first jump, what the jumps of one run share is still unknown:
+there the worse counts of that figure and of the one over the starts of past runs.
 
-With few moments n the quantile is drawn towards the prior 1 + z sqrt(w^2 / (k + D) + b^2), z the normal quantile, w
-independent and b common spread: (m Q + PRIOR_WEIGHT prior) / (m + PRIOR_WEIGHT). m = n / sqrt(k), as moments that
-overlap tell less; m = n for starts, which overlap little.
+With few moments n a figure is drawn towards that of the prior, a normal distribution of mean 1 and variance
+w^2 / (k + D) + b^2, with D the decoder's time in jumps, w independent and b common spread: (m figure + n_0 prior) /
+(m + n_0), n_0 the moments that the prior counts for. m = n / sqrt(k), as moments that overlap tell less; m = n for
+starts, which overlap little.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 HORIZONS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-"""k that are looked at; between them Q_k is interpolated."""
+"""k that are looked at; between them figures are interpolated."""
 ALL, FAST, USUAL, SLOW, STARTS = range(5)
 SLOW_FROM, FAST_UP_TO = 1.3, 0.77
 """Levels over typical jumps."""
 ENOUGH_MOMENTS = 64
-PRIOR_WEIGHT = 16.0
+PRIOR_WEIGHT, PRIOR_WEIGHT_OF_CHANCES = 16.0, 2.0
+"""Moments that the prior of a multiple, and of a chance, counts for: where it counts for many, 0.99 is out of reach."""
 PRIOR_INDEPENDENT, PRIOR_COMMON = 0.1, 0.1
 
 
-class Errors(NamedTuple):
-    """e_k of one k in one group.
-
-    steady: of the moments after which the machine stayed as it was; every: of all; both sorted. possible: by each of
-    ``every``, at how many of its moments the shortest plan was done.
-    """
-
-    steady: np.ndarray
-    every: np.ndarray
-    possible: np.ndarray
-
-    def quantile(self, confidence: float) -> float:
-        """Q_k of the moments that there are, at least one."""
-        count = len(self.every)
-        possible = np.arange(1, count + 1) >= (2.0 * confidence - 1.0) * (self.possible + 1)
-        enough = possible & (2 * self.possible >= count)
-        found = float(self.every[int(np.argmax(enough)) if enough.any() else count - 1])
-        steady = len(self.steady)
-        if not steady:
-            return found
-        return max(found, float(self.steady[min(math.ceil((steady + 1) * confidence), steady) - 1]))
-
-
-NO_ERRORS = Errors(np.zeros(0), np.zeros(0), np.zeros(0))
+LOGISTIC = 1.702
+"""1 / (1 + exp(-1.702 z)) is within 0.01 of the normal distribution function of z (Camilli, 1994)."""
+_NONE = np.zeros(0)
+Value = TypeVar("Value", float, np.ndarray)
 
 
 @dataclass(frozen=True)
 class Moments:
-    """e_k by (group, k), for a decoder of ``decode`` jumps. Empty at first."""
+    """Sorted e_k by (group, k), for a decoder of ``decode`` jumps. Empty at first.
+
+    ``jumps`` is always one of HORIZONS; ``starting``: the run has made no jump; margin: on the prior.
+    """
 
     decode: float
-    errors: Mapping[tuple[int, int], Errors] = field(default_factory=dict)
+    errors: Mapping[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
-    def spread(self, jumps: int, confidence: float, group: int, starting: bool, margin: float = 1.0) -> float:
-        """Q_k of k = ``jumps``, one of HORIZONS. ``starting``: the run has made no jump. margin: on the prior."""
+    def multiple(self, jumps: int, confidence: float, group: int, starting: bool, margin: float = 1.0) -> float:
+        """Of what is expected, that a run stays within at ``confidence``."""
         expected = prior(confidence, jumps + self.decode) * margin
-        errors = self.errors.get((group, jumps), NO_ERRORS)
-        if len(errors.every) < ENOUGH_MOMENTS:
-            errors = self.errors.get((ALL, jumps), NO_ERRORS)
-        found = _shrunk(errors, confidence, expected, len(errors.every) / math.sqrt(max(1, jumps)))
-        starts = self.errors.get((STARTS, jumps), NO_ERRORS)
-        if starting and len(starts.every) >= ENOUGH_MOMENTS:
-            return max(found, _shrunk(starts, confidence, expected, len(starts.every)))
-        return found
+        quantile = partial(_quantile, confidence=confidence)
+        return max(self._figures(jumps, group, starting, quantile, expected, PRIOR_WEIGHT))
+
+    def chance(self, jumps: int, multiple: np.ndarray, group: int, starting: bool, margin: float = 1.0) -> np.ndarray:
+        """That a run stays within each of these multiples of what is expected."""
+        spread = _prior_spread(jumps + self.decode) * margin
+        expected = 1.0 / (1.0 + np.exp(-LOGISTIC * (multiple - margin) / spread))
+        share = partial(_share, multiple=multiple)
+        return np.minimum.reduce([*self._figures(jumps, group, starting, share, expected, PRIOR_WEIGHT_OF_CHANCES)])
+
+    def _figures(
+        self,
+        jumps: int,
+        group: int,
+        starting: bool,
+        figure: Callable[[np.ndarray], Value],
+        expected: Value,
+        of_prior: float,
+    ) -> Iterator[Value]:
+        errors = self.errors.get((group, jumps), _NONE)
+        if len(errors) < ENOUGH_MOMENTS:
+            errors = self.errors.get((ALL, jumps), _NONE)
+        yield _drawn(errors, figure, expected, len(errors) / math.sqrt(max(1, jumps)), of_prior)
+        starts = self.errors.get((STARTS, jumps), _NONE)
+        if starting and len(starts) >= ENOUGH_MOMENTS:
+            yield _drawn(starts, figure, expected, len(starts), of_prior)
 
 
 def group_of(ratio: float) -> int:
@@ -96,12 +93,25 @@ def group_of(ratio: float) -> int:
 
 
 def prior(confidence: float, jumps: float) -> float:
-    """What is taken for Q_k before anything was measured; at least 1."""
-    spread = math.sqrt(PRIOR_INDEPENDENT**2 / max(jumps, 0.5) + PRIOR_COMMON**2)
-    return max(1.0, 1.0 + statistics.NormalDist().inv_cdf(confidence) * spread)
+    """What is taken for a quantile before anything was measured; at least 1."""
+    return max(1.0, 1.0 + statistics.NormalDist().inv_cdf(confidence) * _prior_spread(jumps))
 
 
-def _shrunk(errors: Errors, confidence: float, expected: float, weight: float) -> float:
-    if not len(errors.every):
+def _prior_spread(jumps: float) -> float:
+    return math.sqrt(PRIOR_INDEPENDENT**2 / max(jumps, 0.5) + PRIOR_COMMON**2)
+
+
+def _quantile(errors: np.ndarray, confidence: float) -> float:
+    return float(errors[min(math.ceil((len(errors) + 1) * confidence), len(errors)) - 1])
+
+
+def _share(errors: np.ndarray, multiple: np.ndarray) -> np.ndarray:
+    return errors.searchsorted(multiple, side="right") / len(errors)
+
+
+def _drawn(
+    errors: np.ndarray, figure: Callable[[np.ndarray], Value], expected: Value, weight: float, of_prior: float
+) -> Value:
+    if not len(errors):
         return expected
-    return (weight * errors.quantile(confidence) + PRIOR_WEIGHT * expected) / (weight + PRIOR_WEIGHT)
+    return (weight * figure(errors) + of_prior * expected) / (weight + of_prior)

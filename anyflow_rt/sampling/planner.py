@@ -5,22 +5,25 @@ path from every node to 0 in exactly k jumps, found once by dynamic programming,
 
     cost(i, k) = min over j < i of c(i -> j) + cost(j, k - 1),        cost(i, 1) = c(i -> 0)
 
-leaves a decision with one question: which k. It is the k whose predicted finish fits and whose value
-g(cost so far + cost(i, k)) is best, the smallest such k where several are worth the same. Jumps already run count
-with their cost, not with their time; one jump to 0 is always in the set, and is taken where nothing fits.
+leaves a decision with one question: which k. It is the k of which most is expected: the chance that it is in time,
+times the value g(cost so far + cost(i, k)) over that of a miss; the smallest such k where several are worth the same.
+But the confidence comes first. A plan may be late as often as it leaves, and where even the shortest plan is late, in
+bursts of other work, ``AS_THE_SHORTEST`` times as often more: what no plan escapes holds none back. Jumps already run
+count with their cost, not with their time; one jump to 0 is always in the set, and is taken where nothing else may be.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 from anyflow_rt.sampling.limits import NO_LIMITS, Limits
 from anyflow_rt.sampling.quality import Quality, even_next
 from anyflow_rt.sampling.schedule import GRID_INTERVALS
 
+AS_THE_SHORTEST = 1.5
+LEAST_CHANCE = 0.5
+"""No plan but the shortest is taken that is more likely late than not."""
 ROUNDING = 1e-9
 """Relative difference of two sums of the same costs in another order, generously."""
 
@@ -38,7 +41,8 @@ class Position:
 class Choice:
     """``jumps`` more jumps over ``path`` (from the current node to 0), the whole run then worth ``value``.
 
-    ``predicted`` is the seconds from now to the finish at the asked confidence; ``fits`` says whether they were there.
+    ``predicted`` is the seconds from now to the finish at the asked confidence. ``fits`` is False where the shortest is
+    taken and they are not there.
     """
 
     jumps: int
@@ -52,15 +56,13 @@ class Choice:
 class Tables:
     """Cheapest paths to 0, by node and number of jumps k. Index 0 of each inner tuple (no jump) is unused.
 
-    ``costs[i][k]``: the path's cost. ``stops[i][k]``: its first stop. ``lowest[i][k]``: the lowest cost among
-    1..k jumps.
+    ``costs[i][k]``: the path's cost. ``stops[i][k]``: its first stop.
     """
 
     quality: Quality
     non_uniform: bool
     costs: tuple[tuple[float, ...], ...]
     stops: tuple[tuple[int, ...], ...]
-    lowest: tuple[tuple[float, ...], ...]
     _paths: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def path(self, node: int, jumps: int) -> tuple[int, ...]:
@@ -91,46 +93,46 @@ def make_tables(quality: Quality, *, non_uniform: bool = True) -> Tables:
             cost, end = min((jump[end] + costs[end][jumps - 1], end) for end in ends)
             costs[node].append(cost)
             stops[node].append(end)
-    lowest = [[0.0, *accumulate(row[1:], min)] for row in costs]
     return Tables(
         quality,
         non_uniform,
         costs=tuple(map(tuple, costs)),
         stops=tuple(map(tuple, stops)),
-        lowest=tuple(map(tuple, lowest)),
     )
 
 
-def choose(
-    tables: Tables, required: Sequence[float], remaining: float, position: Position, limits: Limits = NO_LIMITS
-) -> Choice:
-    """The plan from here. ``required[k]``, k = 0..node: predicted seconds for k more jumps and all that follows, at
-    the asked confidence, not descending. ``remaining``: seconds to the deadline; negative where it has passed.
+@dataclass(frozen=True)
+class Outlook:
+    """When k = 0..node more jumps and all that follows are done.
 
-    The fewest jumps that ``limits`` allow are taken where no allowed number fits. ``position.node`` must be above 0.
+    required[k]: seconds they stay within at ``confidence``, not descending. chances[k]: that they are done within
+    ``remaining``, the seconds to the deadline (negative where it has passed), not ascending from k = 1 on.
     """
+
+    required: Sequence[float]
+    chances: Sequence[float]
+    remaining: float
+    confidence: float
+
+
+def choose(tables: Tables, outlook: Outlook, position: Position, limits: Limits = NO_LIMITS) -> Choice:
+    """The plan from here, of as many jumps as ``limits`` allow. ``position.node`` must be above 0."""
     node, spent = position.node, position.cost
     most = max(1, min(node, limits.max_steps - position.done))
     least = min(max(1, limits.min_steps - position.done), most)
-    fitting = bisect_right(required, remaining, 0, most + 1) - 1
-    fits = fitting >= least
-    jumps = _best(tables, node, spent, least, fitting) if fits else least
-    value = tables.quality.value(spent + tables.costs[node][jumps])
-    return Choice(jumps, tables.path(node, jumps), value, required[jumps], fits)
+    values = [tables.quality.value(spent + cost) for cost in tables.costs[node][: most + 1]]
+    jumps = _best(values, tables.quality.failure, outlook, least, most)
+    required = outlook.required[jumps]
+    fits = jumps > least or required <= outlook.remaining
+    return Choice(jumps, tables.path(node, jumps), values[jumps], required, fits)
 
 
-def _best(tables: Tables, node: int, spent: float, least: int, most: int) -> int:
-    """Of least..most jumps the fewest that are worth as much as the cheapest path."""
-    if least == 1:
-        lowest = tables.lowest[node]
-        enough = _worth_as_much(tables, spent, lowest[most])
-        # ``lowest`` never ascends: search it from its end, where it ascends.
-        return bisect_left(range(1, most + 1), True, key=lambda jumps: lowest[jumps] <= enough) + 1
-    costs = tables.costs[node]
-    enough = _worth_as_much(tables, spent, min(costs[least : most + 1]))
-    return next(jumps for jumps in range(least, most + 1) if costs[jumps] <= enough)
-
-
-def _worth_as_much(tables: Tables, spent: float, cost: float) -> float:
-    total = spent + cost
-    return max(tables.quality.same_value_up_to(total) * (1.0 + ROUNDING) - spent, cost)
+def _best(values: Sequence[float], failure: float, outlook: Outlook, least: int, most: int) -> int:
+    """Of least..most jumps the fewest of which most is expected."""
+    chances = outlook.chances
+    late = 1.0 - outlook.confidence + AS_THE_SHORTEST * (1.0 - chances[least])
+    enough = max(1.0 - late, LEAST_CHANCE)
+    allowed = [least, *(jumps for jumps in range(least + 1, most + 1) if chances[jumps] >= enough)]
+    expected = {jumps: chances[jumps] * (values[jumps] - failure) for jumps in allowed}
+    highest = max(expected.values())
+    return next(jumps for jumps in allowed if expected[jumps] >= highest - ROUNDING * abs(highest))

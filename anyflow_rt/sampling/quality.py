@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -50,6 +50,11 @@ class Quality:
         """Intervals of the grid: the node of noise."""
         return len(self.costs) - 1
 
+    @property
+    def failure(self) -> float:
+        """What a missed deadline is worth."""
+        return failure_value([value for _, value in self.knots])
+
     def cost(self, path: Sequence[int]) -> float:
         """The sum of c over the jumps of a path of nodes."""
         return sum(self.costs[start][end] for start, end in pairwise(path))
@@ -63,18 +68,11 @@ class Quality:
         (x0, y0), (x1, y1) = knots[right - 1 : right + 1] if right < len(knots) else knots[-2:]
         return y0 + (y1 - y0) * ((cost - x0) / (x1 - x0))
 
-    def same_value_up_to(self, cost: float) -> float:
-        """The largest sum that is worth what ``cost`` is: above ``cost`` only where g is flat there."""
-        knots = self.knots
-        last_is_flat = len(knots) == 1 or knots[-1][1] == knots[-2][1]
-        right = bisect_right(self._sums, cost)
-        if right == len(knots):
-            return math.inf if last_is_flat else cost
-        if right and knots[right - 1][1] != knots[right][1]:
-            return cost
-        while right + 1 < len(knots) and knots[right + 1][1] == knots[right][1]:
-            right += 1
-        return math.inf if right + 1 == len(knots) and last_is_flat else self._sums[right]
+
+def failure_value(values: Sequence[float]) -> float:
+    """What a missed request is worth: 0, or, where less is better and values are therefore negative, twice the worst
+    of ``values``, so that a miss is never worth more than a video."""
+    return min(0.0, 2.0 * min(values))
 
 
 def even_next(node: int, jumps: int) -> int:

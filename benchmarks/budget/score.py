@@ -16,7 +16,7 @@ import numpy as np
 from anyflow_rt.benchmarks.budget import baselines
 from anyflow_rt.benchmarks.budget.runs import Runs
 from anyflow_rt.benchmarks.statistics.wilson import wilson
-from anyflow_rt.sampling.quality import Quality, even_path
+from anyflow_rt.sampling.quality import Quality, even_path, failure_value
 from anyflow_rt.sampling.schedule import GRID_INTERVALS
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
@@ -75,12 +75,6 @@ def measured_curve(quality: Quality) -> np.ndarray:
     return np.array([quality.value(quality.cost(even_path(n))) for n in range(1, GRID_INTERVALS + 1)])
 
 
-def failure_value(curve: np.ndarray) -> float:
-    """What a missed request is worth: 0, or, where less is better and values are therefore negative, twice the worst
-    value of ``curve``, so that a miss is never worth more than a video."""
-    return min(0.0, 2.0 * float(curve.min()))
-
-
 def score_run(runs: Runs, curve: np.ndarray, *, values: np.ndarray | None = None) -> Score:
     """The policy that ran. values (n,): what each run's path is worth; None takes ``curve`` of its jumps."""
     quality = curve[runs.steps - 1] if values is None else values
@@ -91,7 +85,7 @@ def score_baselines(runs: Runs, curve: np.ndarray) -> dict[str, Score]:
     """Every baseline on the same requests from the same moments."""
     return {
         name: _score(runs, curve, steps, baselines.seconds(runs, steps), curve[steps - 1])
-        for name, steps in baselines.every_baseline(runs, curve, failure_value(curve)).items()
+        for name, steps in baselines.every_baseline(runs, curve, failure_value(curve.tolist())).items()
     }
 
 
@@ -116,7 +110,7 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
 
 
 def _score(runs: Runs, curve: np.ndarray, steps: np.ndarray, seconds: np.ndarray, quality: np.ndarray) -> Score:
-    failure, met = failure_value(curve), seconds <= runs.budgets
+    failure, met = failure_value(curve.tolist()), seconds <= runs.budgets
     possible = (runs.finish <= runs.budgets[:, None]).any(axis=1) | met
     best = curve[baselines.oracle(runs, curve) - 1]
     late, kept = ~met & possible, rate(met[possible])

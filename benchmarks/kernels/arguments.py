@@ -5,16 +5,25 @@ from __future__ import annotations
 import argparse
 
 HELP = "kernels: what they take of a GPU, what they could reach at best, and, on a GPU, what they reach"
-ROUNDS = 50
+ROUNDS, TUNING_ROUNDS = 50, 10
+ALL, JUMP = "all", "jump"
+"""Of ``--op``: every op and the whole jump; the jump alone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parts = parser.add_mutually_exclusive_group()
-    parts.add_argument("--static", action="store_true", help="compile, and count in the machine code; needs no GPU")
-    parts.add_argument("--roofline", action="store_true", help="floors of every op and of a jump; needs no GPU")
+    parts.add_argument(
+        "--static", action="store_true", help="compile, count, compare with the committed table; needs no GPU"
+    )
+    parts.add_argument(
+        "--roofline", action="store_true", help="floors of a jump, or of ops and cases that are named; needs no GPU"
+    )
+    parts.add_argument(
+        "--tune", metavar="FILE.json", help="time attention's configurations on a GPU, write the fastest to FILE"
+    )
     parser.add_argument("--target", default="all", metavar="sm_XX", help="targets by comma (default: all)")
-    parser.add_argument("--op", default="all", metavar="NAME", help="ops by comma (default: all)")
+    parser.add_argument("--op", default=ALL, metavar="NAME", help="ops by comma, or jump: a whole one (default: all)")
     parser.add_argument(
         "--case", default="B ", metavar="REGEX", help="cases whose name holds it (default: 1.3B and 14B)"
     )

@@ -1,7 +1,14 @@
 """Published bandwidths and rates of a GPU for each target: the ceilings that kernels are held against.
 
-Rates are dense (no structured sparsity), bf16 and fp8 with float32 accumulation, at the boost clock of the data sheet;
-a GPU under a power limit does not hold that clock. Sources: NVIDIA's data sheets and architecture papers, named below.
+Rates are dense (no structured sparsity), bf16 with float32 accumulation, at the boost clock of the data sheet; a GPU
+under a power limit does not hold that clock. Each row names the NVIDIA paper that its figures are from. They were
+compared with public copies of those papers' tables (hmc-tech.com for the GeForce cards and the B200, glennklockwood.com
+for the H100 and B200, hpctech.co.jp for the H100) and with what follows from the chip, which a test repeats:
+
+    rate = multiprocessors * operations a clock and multiprocessor * boost clock
+
+Where papers differ: an HGX B200's float32 rate is 80 TFLOP/s in the architecture brief of 2024; 75 is what 148
+multiprocessors at 1.98 GHz give, and what the later data sheet has. Its memory is 8 TB/s by the brief, 7.7 by others.
 """
 
 from __future__ import annotations
@@ -51,9 +58,13 @@ def gpu_called(name: str, target: int) -> Gpu:
     return next(named, None) or gpu_of(target)
 
 
-def ceiling_line(gpu: Gpu) -> str:
-    """What nothing on this GPU can exceed, in one line."""
+def ceiling_line(gpu: Gpu, name: str | None = None) -> str:
+    """What nothing on this GPU can exceed, in one line, and whose figures that is: one GPU's stand for a target.
+
+    ``name``: the driver's, of the GPU that is measured. A card of another form (PCIe, laptop) has lower ceilings.
+    """
+    whose = f"sm_{gpu.target}" if name is None else f"{name} (sm_{gpu.target})"
     return (
-        f"ceiling: sm_{gpu.target} {gpu.name}: {gpu.bandwidth / 1e12:.2f} TB/s, {gpu.bf16 / 1e12:.0f} TFLOP/s bf16 "
-        f"(dense, float32 sums), {gpu.float32 / 1e12:.0f} TFLOP/s float32 ({gpu.source})"
+        f"ceiling: {whose} by the figures of the {gpu.name}: {gpu.bandwidth / 1e12:.2f} TB/s, {gpu.bf16 / 1e12:.0f} "
+        f"TFLOP/s bf16 (dense, float32 sums), {gpu.float32 / 1e12:.0f} TFLOP/s float32 ({gpu.source})"
     )

@@ -1,31 +1,44 @@
 """Every op timed on the GPU that is here, behind a check of its results. Not yet run on a GPU: unverified.
 
-A launch is timed by events on the GPU's own clock, one launch at a time. Before each, a buffer of four times the L2
-cache is overwritten, so that inputs come from memory, as they do between the layers of a real model; the processor
-queues the launch while that goes on, so its own delay is not in the time. Reported are the median, the extremes and n.
+A launch is timed by events on the GPU's own clock, one launch at a time. Before each, a gigabyte is overwritten, many
+times the L2 cache, so that inputs come from memory, as they do between the layers of a real model; the processor queues
+the launch while that goes on, so its own delay is not in the time. Reported are the median, the extremes and n.
+
+Attention with 8-bit scores is timed twice: its own launch, and all that a caller waits for: the keys' mean, the
+rounding of queries and keys, and that launch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from anyflow_rt.benchmarks.kernels import jump
 from anyflow_rt.benchmarks.kernels.gpus import Gpu, gpu_called
 from anyflow_rt.benchmarks.kernels.parity import Parity, parity_of, with_numbers
-from anyflow_rt.benchmarks.kernels.steps import work_step
-from anyflow_rt.errors import EngineError, ParityError, UsageError
+from anyflow_rt.benchmarks.kernels.steps import Step, jump_steps, predicted, work_step
+from anyflow_rt.errors import EngineError, UsageError
+from anyflow_rt.kernels.attention.int8 import attention_int8, plan_attention_int8
 from anyflow_rt.kernels.launch import Launch
 from anyflow_rt.kernels.video_shapes import Case
-from anyflow_rt.kernels.work import work_of
+from anyflow_rt.kernels.work import stored_bytes, work_of
 
 WARM_UP = 5
 FEWEST_ROUNDS = 5
+
+FLOOD_BYTES = 1 << 30
+"""Overwritten before each launch; eight times the largest L2 cache of the targets (126 MB, a B200's)."""
+
+REFUTED = 0.25
+"""How far a measured jump may be from the prediction, over the prediction (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +80,9 @@ class Timing:
         )
 
 
-def require_gpu() -> Gpu:
-    """The GPU that is here. Raises EngineError, in one line, where there is none."""
+def require_gpu() -> tuple[str, Gpu]:
+    """The driver's name of the GPU that is here, and the figures it is held against. Raises EngineError, in one line,
+    where there is none."""
     from anyflow_rt.kernels.package import INTERPRETED
 
     if not torch.cuda.is_available():
@@ -77,13 +91,13 @@ def require_gpu() -> Gpu:
     if INTERPRETED:
         raise EngineError("TRITON_INTERPRET is set, and interpreted kernels have no times; unset it")
     major, minor = torch.cuda.get_device_capability()
-    return gpu_called(torch.cuda.get_device_name(), 10 * major + minor)
+    name: str = torch.cuda.get_device_name()
+    return name, gpu_called(name, 10 * major + minor)
 
 
 def timings(cases: list[tuple[str, Case]], gpu: Gpu, rounds: int) -> Iterator[Timing]:
     """Ours, then the peers', case by case. Raises ParityError before any time of an op whose results are wrong."""
-    if rounds < FEWEST_ROUNDS:
-        raise UsageError(f"--rounds is {rounds}; give at least {FEWEST_ROUNDS}")
+    _check_rounds(rounds)
     for op, case in cases:
         arguments = {
             name: with_numbers(value, seed, "cuda") for seed, (name, value) in enumerate(case.arguments.items())
@@ -91,19 +105,58 @@ def timings(cases: list[tuple[str, Case]], gpu: Gpu, rounds: int) -> Iterator[Ti
         launch: Launch = case.plan(**arguments)
         launch.run()
         parity = parity_of(op, launch, arguments)
-        if parity.error > parity.allowed:
-            raise ParityError(
-                f"{op}: {case.name} is off by {parity.error:.2e} (allowed {parity.allowed:.2e}); no times"
-            )
+        parity.require(f"{op}: {case.name}")
         floor = work_step(case.name, op, work_of(launch)).floor(gpu)
-        yield Timing(op, case.name, "ours", _seconds(launch.run, rounds), floor, parity)
+        yield Timing(op, case.name, "ours", seconds_of(launch.run, rounds), floor, parity)
+        if "query_scale" in launch.tensors:
+            whole = partial(attention_int8, **arguments)
+            floor = sum(step.floor(gpu) for step in int8_steps(arguments))
+            yield Timing(op, case.name, "ours, rounding included", seconds_of(whole, rounds), floor, parity)
         for name, call in _peers(launch, arguments).items():
-            yield Timing(op, case.name, name, _seconds(call, rounds), floor, None)
+            yield Timing(op, case.name, name, seconds_of(call, rounds), floor, None)
 
 
-def _seconds(call: Callable[[], object], rounds: int) -> tuple[float, ...]:
-    cache = torch.cuda.get_device_properties(0).L2_cache_size
-    flood = torch.empty(4 * max(cache, 1 << 24), dtype=torch.uint8, device="cuda")
+def jump_timings(pattern: str, gpu: Gpu, rounds: int, say: Callable[[str], None]) -> Iterator[Timing]:
+    """A whole jump at the largest shape that fits of those whose name holds ``pattern``; ``say`` gets prediction and
+    floor before it, or why there is none. Raises ParityError before any time if z_r is wrong."""
+    _check_rounds(rounds)
+    shapes = tuple(shape for shape in jump.SHAPES if re.search(pattern, shape.name))
+    free = torch.cuda.mem_get_info()[0]
+    shape = jump.fitting_shape(shapes, free)
+    if shape is None:
+        wanted = ", ".join(f"{each.name} takes {jump.memory_of(each) / 1e9:.1f} GB" for each in shapes)
+        say(f"no whole jump: {free / 1e9:.1f} GB are free, {wanted or 'and no shape of one is named ' + pattern}")
+        return
+    steps = jump_steps(shape)
+    floor, planned = sum(step.floor(gpu) for step in steps), predicted(steps, gpu)
+    say(f"whole jump, {shape.name}: floor {floor:.4f} s, predicted {planned:.4f} s (docs/performance.md)")
+    major, minor = torch.cuda.get_device_capability()
+    with jump.prepared(shape, torch.device("cuda"), 10 * major + minor) as made, jump.opened(made) as engine:
+        parity = made.parity(engine.infer(**made.arrays)["z_r"])
+        parity.require(f"whole jump: {shape.name}")
+        tensors = made.on_device("cuda")
+        seconds = seconds_of(lambda: engine.infer(**tensors), rounds)
+    timing = Timing("jump", shape.name, "ours", seconds, floor, parity)
+    yield timing
+    verdict = "refuted" if abs(timing.median / planned - 1) > REFUTED else "confirmed"
+    say(f"whole jump, {shape.name}: {timing.median / planned:.2f} times the prediction, which is {verdict}")
+
+
+def _check_rounds(rounds: int) -> None:
+    if rounds < FEWEST_ROUNDS:
+        raise UsageError(f"--rounds is {rounds}; give at least {FEWEST_ROUNDS}")
+
+
+def int8_steps(arguments: dict[str, Any]) -> list[Step]:
+    """All of attention with 8-bit scores: the mean (keys read once), the rounding of both, attention itself."""
+    key, launches = arguments["key"], plan_attention_int8(**arguments)
+    mean = Step("mean of the keys", "elementwise", stored_bytes(key), operations=key.numel())
+    return [mean, *(work_step(launch.kernel.op, "attention", work_of(launch)) for launch in launches)]
+
+
+def seconds_of(call: Callable[[], object], rounds: int) -> tuple[float, ...]:
+    """Of each of ``rounds`` calls on the GPU, after ``WARM_UP`` that do not count, each with a cold cache."""
+    flood = torch.empty(FLOOD_BYTES, dtype=torch.uint8, device="cuda")
     found = []
     for number in range(WARM_UP + rounds):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anyflow_rt.errors import ParityError
 from anyflow_rt.kernels.attention.int8 import ERROR
 from anyflow_rt.kernels.launch import Launch
 from anyflow_rt.kernels.work import constants_of
@@ -23,10 +25,20 @@ QUERIES = 64
 @dataclass(frozen=True)
 class Parity:
     """The worst output's: ``error`` over the reference, largest value over largest, or root of mean squares over the
-    same where scores are 8-bit integers."""
+    same where scores are 8-bit integers. Results that are not finite have an infinite error."""
 
     error: float
     allowed: float
+
+    @property
+    def holds(self) -> bool:
+        """False too for an error that is no number."""
+        return self.error <= self.allowed
+
+    def require(self, what: str) -> None:
+        """Raise ParityError, ``what`` in its message, unless it holds: no times of wrong results."""
+        if not self.holds:
+            raise ParityError(f"{what} is off by {self.error:.2e} (allowed {self.allowed:.2e}); no times")
 
 
 def with_numbers(value: Any, seed: int, device: str) -> Any:
@@ -46,13 +58,26 @@ def parity_of(op: str, launch: Launch, arguments: dict[str, Any]) -> Parity:
     outputs: list[Parity] = []
     rounded = "query_scale" in launch.tensors
     for found, expected in _PAIRS[op](launch, arguments):
-        difference, whole = found.float() - expected.float(), expected.float()
         if rounded:
-            each = Parity(float(difference.square().mean().sqrt() / whole.square().mean().sqrt()), ERROR)
+            outputs.append(Parity(mean_square_error(found, expected), ERROR))
         else:
-            each = Parity(float(difference.abs().max() / whole.abs().max()), ALLOWED[found.dtype])
-        outputs.append(each)
+            outputs.append(Parity(largest_error(found, expected), ALLOWED[found.dtype]))
     return max(outputs, key=lambda parity: parity.error / parity.allowed)
+
+
+def largest_error(found: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest value expected; infinite where that is no number."""
+    return _finite((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+
+
+def mean_square_error(found: Tensor, expected: Tensor) -> float:
+    """Root of the mean square difference over that of what is expected; infinite where that is no number."""
+    difference, whole = found.float() - expected.float(), expected.float()
+    return _finite(difference.square().mean().sqrt() / whole.square().mean().sqrt())
+
+
+def _finite(error: Tensor) -> float:
+    return float(error) if math.isfinite(error) else math.inf
 
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -61,7 +86,8 @@ Pairs = list[tuple[Tensor, Tensor]]
 def _flow_map_update(launch: Launch, arguments: dict[str, Any]) -> Pairs:
     from anyflow_rt.kernels.flow_map_update.reference import flow_map_update_reference
 
-    return [(launch.tensors["updated"], flow_map_update_reference(**arguments))]
+    expected = flow_map_update_reference(**{name: each for name, each in arguments.items() if name != "cast"})
+    return [(launch.tensors[name], expected) for name in ("updated", "updated_cast") if name in launch.tensors]
 
 
 def _adaptive_norm(launch: Launch, arguments: dict[str, Any]) -> Pairs:

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import torch
-
 from anyflow_rt.benchmarks.kernels.gpus import Gpu
-from anyflow_rt.kernels.cases import cases_of
-from anyflow_rt.kernels.video_shapes import VideoShape
+from anyflow_rt.kernels.cases import shape_cases_of
+from anyflow_rt.kernels.video_shapes import Case, VideoShape
 from anyflow_rt.kernels.work import Work, work_of
 
 KINDS = ("matmul", "attention", "elementwise")
@@ -56,15 +54,20 @@ def linear(name: str, rows: int, inputs: int, outputs: int, count: int = 1) -> S
 
 
 def op_step(shape: VideoShape, op: str, case: str, count: int = 1) -> Step:
-    """A kernel of ours at ``shape``. It may be planned for any target: what it must move is the same."""
-    found = next(each for each in cases_of(op, torch.bfloat16) if each.name == f"{shape.name} {case}")
+    """A kernel of ours at ``shape``, ``count`` times."""
+    found = next(each for each in shape_cases_of(op, shape) if each.name == f"{shape.name} {case}")
+    return replace(launch_step(op, found), name=f"{op}: {case}", count=count)
+
+
+def launch_step(op: str, case: Case) -> Step:
+    """One launch of ours. It may be planned for any target: what it must move is the same."""
     kind = "attention" if op == "attention" else "elementwise"
-    return work_step(f"{op}: {case}", kind, work_of(found.plan(**found.arguments, target=89)), count)
+    return work_step(f"{op}: {case.name}", kind, work_of(case.plan(**case.arguments, target=89)))
 
 
-def work_step(name: str, kind: str, work: Work, count: int = 1) -> Step:
+def work_step(name: str, kind: str, work: Work) -> Step:
     """A launch with this work."""
-    return Step(name, kind, work.once, work.matrix_operations, work.operations, work.int8_operations, count)
+    return Step(name, kind, work.once, work.matrix_operations, work.operations, work.int8_operations)
 
 
 def block_steps(shape: VideoShape) -> list[Step]:

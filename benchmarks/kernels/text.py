@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from anyflow_rt.benchmarks.kernels.gpus import Gpu, ceiling_line
 from anyflow_rt.benchmarks.kernels.steps import Step, Total, predicted
@@ -29,16 +30,25 @@ def static_line(figures: Figures) -> str:
     )
 
 
+def launch_lines(gpu: Gpu, steps: Sequence[Step]) -> Iterator[str]:
+    """The ceiling first, then the floor of each launch."""
+    yield ceiling_line(gpu)
+    yield from map(partial(_floor_line, gpu), steps)
+
+
+def _floor_line(gpu: Gpu, step: Step) -> str:
+    operations = step.matrix_operations + step.int8_operations
+    return (
+        f"  {1e3 * step.floor(gpu) / step.count:9.4f} ms  x {step.count:<3} {step.bytes / 1e6:9.1f} MB "
+        f"{operations / 1e9:9.1f} GFLOP  {step.name} ({step.limit(gpu)})"
+    )
+
+
 def roofline_lines(gpu: Gpu, title: str, steps: Sequence[Step]) -> Iterator[str]:
     """The ceiling first, then the floor of every step of a jump, then of all of it."""
     yield ceiling_line(gpu)
     yield f"floors of {title}, one jump"
-    for step in steps:
-        each = step.floor(gpu) / step.count
-        yield (
-            f"  {1e3 * each:9.4f} ms  x {step.count:<3} {step.bytes / 1e6:9.1f} MB {step.matrix_operations / 1e9:9.1f} "
-            f"GFLOP  {step.name} ({step.limit(gpu)})"
-        )
+    yield from map(partial(_floor_line, gpu), steps)
     total, floor = Total.of(steps), sum(step.floor(gpu) for step in steps)
     yield (
         f"  {floor:.3f} s floor of the jump: {total.launches} launches, {total.bytes / 1e9:.0f} GB, "

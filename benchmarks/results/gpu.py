@@ -8,39 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from anyflow_rt.benchmarks.results.values import UNKNOWN, GpuDevice, GpuReadings
+from anyflow_rt.engines.nvml import SLOWDOWNS, event_names, open_nvml
 
 INTERVAL_SECONDS = 0.1
-EVENT_REASONS = {
-    "gpu idle": "nvmlClocksEventReasonGpuIdle",
-    "applications clocks setting": "nvmlClocksEventReasonApplicationsClocksSetting",
-    "software power cap": "nvmlClocksEventReasonSwPowerCap",
-    "hardware slowdown": "nvmlClocksEventReasonHwSlowdown",
-    "sync boost": "nvmlClocksEventReasonSyncBoost",
-    "software thermal slowdown": "nvmlClocksEventReasonSwThermalSlowdown",
-    "hardware thermal slowdown": "nvmlClocksEventReasonHwThermalSlowdown",
-    "hardware power brake slowdown": "nvmlClocksEventReasonHwPowerBrakeSlowdown",
-    "display clock setting": "nvmlClocksEventReasonDisplayClockSetting",
-}
-"""Our name of a clock-event reason -> the constant of nvidia-ml-py that is its bit."""
-SLOWDOWNS = (
-    "hardware slowdown",
-    "software thermal slowdown",
-    "hardware thermal slowdown",
-    "hardware power brake slowdown",
-)
-"""Reasons that make a measurement invalid: too hot, or too little power. A power cap is how a GPU is meant to run."""
-
-
-def event_names(bits: int) -> tuple[str, ...]:
-    """The clock-event reasons that are set in the driver's bit mask. Needs nvidia-ml-py."""
-    import pynvml
-
-    return tuple(name for name, constant in EVENT_REASONS.items() if bits & getattr(pynvml, constant))
 
 
 def invalid_reasons(readings: GpuReadings | None) -> tuple[str, ...]:
@@ -51,7 +26,7 @@ def invalid_reasons(readings: GpuReadings | None) -> tuple[str, ...]:
 
 def describe_gpus() -> tuple[GpuDevice, ...]:
     """The NVIDIA GPUs of this machine; none where nvidia-ml-py or the driver is not there, or cannot be asked."""
-    with _driver() as nvml:
+    with open_nvml() as nvml:
         if nvml is None:
             return ()
         try:
@@ -85,7 +60,7 @@ class GpuWatch:
         self._bits = 0
 
     def __enter__(self) -> Self:
-        nvml = self._stack.enter_context(_driver())
+        nvml = self._stack.enter_context(open_nvml())
         if nvml is None:
             return self
         try:
@@ -151,23 +126,3 @@ class GpuWatch:
     def _note(self, error: Exception) -> None:
         """Keep the first fault; a measurement goes on without what the driver would have said."""
         self.fault = self.fault or f"the GPU was not watched throughout: its driver says: {error}"
-
-
-@contextlib.contextmanager
-def _driver() -> Iterator[Any]:
-    """The pynvml module between init and shutdown, or None where it or the driver is not there."""
-    try:
-        import pynvml
-    except ImportError:
-        yield None
-        return
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield None  # no driver, none loaded, none that we may ask
-        return
-    try:
-        yield pynvml
-    finally:
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()

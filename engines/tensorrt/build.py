@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import gc
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.builders import BuildSource
+from anyflow_rt.engines.kernel_nodes.sets import NONE
+from anyflow_rt.engines.targets import capability
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, PACKAGE_TARGETS, import_package
 from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS, Profile, profiles
 from anyflow_rt.engines.tensorrt.record import EngineFacts
-from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.engines.typed.graph import write_typed_graph
-from anyflow_rt.errors import UsageError
+from anyflow_rt.errors import EngineError, UsageError
 
 Report = Callable[[str], object]
 
@@ -27,14 +30,21 @@ _TIMING_CACHE = "timing.cache"
 class BuiltComponent:
     """precision: of its graph. fused, decomposed: attentions that are one kernel, and those that are taken apart.
 
-    layers: of the network before the package fused it. peak_memory: of the building process so far, bytes.
+    kernels: nodes that are kernels of ours, by kind. layers: of the network before the package fused it. bytes: of its
+    file. weights, working: bytes of a GPU that it takes, as TensorRT told them, None where it did not; ports: those of
+    its inputs and outputs. All at the largest shapes. seconds: of making the typed graph and the engine. peak_memory:
+    of the building process so far, bytes.
     """
 
     precision: str
     fused: int
     decomposed: int
+    kernels: dict[str, int]
     layers: int
     bytes: int
+    weights: int | None
+    working: int | None
+    ports: int
     seconds: float
     peak_memory: int
     profiles: tuple[dict[str, Any], ...]
@@ -50,18 +60,17 @@ def check_precision(target: str, precision: str) -> None:
 
 def build_engines(
     engine: str,
-    bundle: Bundle,
+    source: BuildSource,
     target: str,
     precision: str,
     folder: Path,
-    settings: TensorRtSettings,
     report: Report = lambda line: None,
 ) -> dict[str, str]:
     """Write ``<component>.engine`` of every component that a run needs, and ``engine.json``, into ``folder``.
 
-    ``engine``: the package, ``tensorrt`` or ``tensorrt_rtx``. Gives the package versions that the files depend on.
-    Raises UsageError for what this package or target does not have, MissingPackageError, and EngineError with what
-    TensorRT said; the bundle's writer then leaves the bundle as it was.
+    ``engine``: the package, ``tensorrt`` or ``tensorrt_rtx``. Of ``source`` only the bundle's graphs are read. Gives
+    the package versions that the files depend on. Raises UsageError for what this package or target does not have,
+    MissingPackageError, and EngineError with what TensorRT said; the bundle's writer then leaves the bundle as it was.
     """
     check_precision(target, precision)
     if target not in PACKAGE_TARGETS[engine]:
@@ -69,34 +78,58 @@ def build_engines(
     trt = import_package(engine)
     from anyflow_rt.engines.tensorrt.compiler import compile_engine
 
+    bundle, settings = source.bundle, source.tensorrt
+    plugins = None
+    if settings.triton_kernels != NONE:
+        from anyflow_rt.engines.tensorrt.plugins import register_plugins
+
+        plugins = register_plugins(trt, capability(target))
     built: dict[str, BuiltComponent] = {}
-    with tempfile.TemporaryDirectory(prefix="anyflow-rt-tensorrt-") as name:
+    # On the bundle's disk: the temporary directory may be too small for a graph, and the estimate counts on this one.
+    with tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as name:
         work = Path(name)
         for component in RUN_COMPONENTS:
+            start, what = time.perf_counter(), f"{component} for {target}"
             graph = write_typed_graph(
-                component, bundle.component_path(component), work / f"{component}.onnx", precision, settings.cross_keys
+                component,
+                bundle.component_path(component),
+                work / f"{component}.onnx",
+                precision,
+                settings.cross_keys,
+                settings.triton_kernels,
             )
             wanted = profiles(component, graph.path, bundle.architecture, bundle.defaults.size, settings)
-            made = compile_engine(
-                trt,
-                graph.path,
-                folder / f"{component}.engine",
-                target,
-                wanted,
-                settings,
-                timing_cache=folder / _TIMING_CACHE if engine == ENTERPRISE else None,
-            )
+            try:
+                made = compile_engine(
+                    trt,
+                    graph.path,
+                    folder / f"{component}.engine",
+                    target,
+                    wanted,
+                    settings,
+                    plugins=sum(graph.kernels.values()),
+                    timing_cache=folder / _TIMING_CACHE if engine == ENTERPRISE else None,
+                    advance=partial(source.progress, what),
+                )
+            except EngineError as error:
+                # What went wrong in a function that TensorRT calls, it cannot say.
+                failure = None if plugins is None else plugins.failure
+                raise failure or error from None
             built[component] = BuiltComponent(
                 precision=graph.precision,
                 fused=graph.fused,
                 decomposed=graph.decomposed,
+                kernels=dict(graph.kernels),
                 layers=made.layers,
                 bytes=made.size,
-                seconds=round(made.seconds, 3),
+                weights=made.weights,
+                working=made.working,
+                ports=made.ports,
+                seconds=round(time.perf_counter() - start, 3),
                 peak_memory=made.peak_memory,
                 profiles=tuple(_plain(profile) for profile in wanted),
             )
-            report(f"{component} for {target}: {made.size / 1e6:.1f} MB in {made.seconds:.1f} s")
+            report(f"{what}: {made.size / 1e6:.1f} MB in {built[component].seconds:.1f} s")
             for file in work.iterdir():
                 file.unlink()
             gc.collect()

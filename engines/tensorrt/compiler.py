@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,11 +22,18 @@ from anyflow_rt.errors import EngineError
 
 @dataclass(frozen=True)
 class CompiledEngine:
-    """What a build made. ``peak_memory``: most that the process had had by then, bytes."""
+    """What a build made. ``peak_memory``: most that the process had had by then, bytes.
+
+    weights, working: bytes that the engine will take of a GPU, at its largest shapes, as TensorRT tells them; None
+    where it does not. ports: those of its inputs and outputs there.
+    """
 
     path: Path
     attentions: int
     layers: int
+    weights: int | None
+    working: int | None
+    ports: int
     seconds: float
     peak_memory: int
 
@@ -42,28 +50,37 @@ def compile_engine(
     profiles: Sequence[Profile],
     settings: TensorRtSettings,
     *,
+    plugins: int = 0,
     timing_cache: Path | None = None,
     advance: Advance = lambda done, total: None,
 ) -> CompiledEngine:
     """Build ``graph`` for ``target`` and write ``destination``, without ever holding the engine in memory.
 
-    timing_cache: a file of measured tactics, read and extended (enterprise: TensorRT for RTX measures nothing).
-    Raises EngineError with everything TensorRT said; whatever ``advance`` raises ends the build.
+    plugins: nodes of ``graph`` that are kernels of ours. timing_cache: a file of measured tactics, read and extended
+    (enterprise: TensorRT for RTX measures nothing). Raises EngineError with everything TensorRT said, OSError where
+    ``destination`` cannot be written; whatever ``advance`` raises ends the build.
     """
     start = time.perf_counter()
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     parsed = ParsedNetwork(trt, builder, logger, graph)
+    if parsed.plugins != plugins:
+        raise EngineError(
+            f"TensorRT {trt.__version__} took {parsed.plugins} of {plugins} kernels of {graph.name} for plugins; build "
+            "without --triton-kernels, or with another version of the package"
+        )
     config = builder.create_builder_config()
     _configure(trt, config, target, settings)
+    ports = _port_bytes(parsed.network, profiles[-1].largest)
     _add_profiles(builder, config, parsed.network, profiles)
     cache = _read_timing_cache(config, timing_cache)
     monitor = make_monitor(trt, advance)
     config.progress_monitor = monitor
     with destination.open("wb") as file:
-        built = builder.build_serialized_network_to_stream(parsed.network, config, _writer(trt, file))
-    if monitor.interrupted is not None:
-        raise monitor.interrupted
+        writer = _writer(trt, file)
+        built = builder.build_serialized_network_to_stream(parsed.network, config, writer)
+    if (interrupted := monitor.interrupted or writer.failed) is not None:
+        raise interrupted
     if not built or not destination.stat().st_size:
         raise EngineError(
             f"TensorRT {trt.__version__} cannot build {graph.name} for {target}: {summary(logger.errors)}; try another "
@@ -72,7 +89,16 @@ def compile_engine(
     if cache is not None and timing_cache is not None:
         timing_cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return CompiledEngine(destination, parsed.attentions, parsed.network.num_layers, time.perf_counter() - start, peak)
+    return CompiledEngine(
+        path=destination,
+        attentions=parsed.attentions,
+        layers=parsed.network.num_layers,
+        weights=logger.memory.get("weights"),
+        working=logger.memory.get("activation"),
+        ports=ports,
+        seconds=time.perf_counter() - start,
+        peak_memory=peak,
+    )
 
 
 def _configure(trt: ModuleType, config: Any, target: str, settings: TensorRtSettings) -> None:
@@ -110,6 +136,19 @@ def _add_profiles(builder: Any, config: Any, network: Any, profiles: Sequence[Pr
         config.add_optimization_profile(profile)
 
 
+def _port_bytes(network: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Of all inputs and outputs at those shapes, which the network has for the moment."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    open_shapes = {tensor.name: tensor.shape for tensor in inputs}
+    for tensor in inputs:
+        tensor.shape = shapes[tensor.name]
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    found = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in (*inputs, *outputs))
+    for tensor in inputs:
+        tensor.shape = open_shapes[tensor.name]
+    return found
+
+
 def _read_timing_cache(config: Any, path: Path | None) -> Any:
     """The cache that the build uses; None without a file to keep it in."""
     if path is None:
@@ -121,8 +160,15 @@ def _read_timing_cache(config: Any, path: Path | None) -> Any:
 
 def _writer(trt: ModuleType, file: Any) -> Any:
     class Writer(trt.IStreamWriter):  # type: ignore[name-defined]
+        failed: OSError | None = None
+
         def write(self, data: bytes) -> int:
-            return file.write(data)
+            # An exception cannot pass through TensorRT; writing nothing ends the build.
+            try:
+                return file.write(data)
+            except OSError as error:
+                self.failed = error
+                return 0
 
     writer = Writer.__new__(Writer)
     trt.IStreamWriter.__init__(writer)

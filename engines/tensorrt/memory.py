@@ -5,40 +5,56 @@ Not yet run on a GPU.
 
 from __future__ import annotations
 
+import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
+from anyflow_rt.engines.engine import STREAMING
 from anyflow_rt.errors import EngineError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_shared: list[Tensor] = []
-"""The largest working memory asked for so far. Components run one after another, so that all may use the same."""
+turn = threading.RLock()
+"""Held while an engine executes: all of them work in the same memory."""
+
+_working: weakref.ref[Tensor] | None = None
 
 
-def shared_memory(size: int) -> Tensor:
-    """``size`` bytes or more. Whoever was given a smaller piece before keeps that alive."""
+def working_memory(size: int, expected: int) -> Tensor:
+    """``size`` bytes or more, ``expected`` where they are new; to be held on to by every engine that works in them.
+
+    Given back once no engine holds them. One that asks for more than there is gets others, and so do all after it.
+    """
     import torch
 
-    if not _shared or _shared[0].numel() < size:
-        _shared[:] = [torch.empty(max(size, 1), dtype=torch.uint8, device="cuda")]
-    return _shared[0]
+    global _working
+    with turn:
+        held = None if _working is None else _working()
+        if held is None or held.numel() < size:
+            held = torch.empty(max(size, expected, 1), dtype=torch.uint8, device="cuda")
+            _working = weakref.ref(held)
+        return held
 
 
-def check_room(engine: Any, label: str) -> None:
-    """Raise EngineError unless the GPU has room for what ``engine`` works with. Its weights are there already.
+def check_room(engine: Any, label: str, residency: str) -> None:
+    """Raise EngineError unless the GPU has room for what ``engine`` works with.
 
-    An engine with weight streaming first gets the budget that TensorRT finds fitting.
+    An engine that was built for weight streaming gets all of its weights onto the GPU, or with ``streaming`` as many as
+    TensorRT finds fitting.
     """
     import torch
 
     if engine.streamable_weights_size:
-        engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
+        streams = residency == STREAMING
+        budget = engine.get_weight_streaming_automatic_budget() if streams else engine.streamable_weights_size
+        engine.weight_streaming_budget_v2 = budget
     free, total = torch.cuda.mem_get_info()
-    held = _shared[0].numel() if _shared else 0
-    needed = max(engine.device_memory_size_v2 - held, 0)
+    held = None if _working is None else _working()
+    needed = engine.device_memory_size_v2 - (0 if held is None else held.numel())
     if needed > free:
         raise EngineError(
             f"{label} works with {needed / 1e9:.1f} GB and the GPU has {free / 1e9:.1f} of {total / 1e9:.1f} GB free; "
-            "close other programs on it, build for a smaller size, or build with --weight-streaming"
+            "close other programs on it, take --residency sequential, build for a smaller size, or build with "
+            "--weight-streaming and take --residency streaming"
         )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import re
 from types import ModuleType
 from typing import Any
 
 _log = logging.getLogger(__name__)
+_MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 
 
 def make_logger(trt: ModuleType) -> Any:
-    """An ``ILogger`` of the package ``trt`` with a list ``errors`` of what went wrong, in order."""
+    """An ``ILogger`` of the package ``trt`` with a list ``errors`` of what went wrong, in order, and ``memory``: bytes
+    that an engine will take, ``activation`` and ``weights``, as far as its build has told them."""
 
     class Logger(trt.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
+            self.memory: dict[str, int] = {}
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
@@ -24,6 +28,10 @@ def make_logger(trt: ModuleType) -> Any:
                     self.errors.append(_one_line(message))
             elif severity == trt.ILogger.Severity.WARNING:
                 _log.info("TensorRT: %s", _one_line(message))
+            elif found := _MEMORY.search(message):
+                kind = found[1].lower()
+                # Told once a profile: the largest counts.
+                self.memory[kind] = max(int(found[2]), self.memory.get(kind, 0))
 
     return Logger()
 

@@ -35,8 +35,15 @@ class ParsedNetwork:
     @property
     def attentions(self) -> int:
         """Attention layers of the network: each of them is one fused kernel, or was allowed to be taken apart."""
-        kinds = (self.network.get_layer(index).type for index in range(self.network.num_layers))
-        return sum(kind == self._trt.LayerType.ATTENTION_OUTPUT for kind in kinds)
+        return self._count(self._trt.LayerType.ATTENTION_OUTPUT)
+
+    @property
+    def plugins(self) -> int:
+        """Layers that are kernels of ours. A node that finds no plugin is parsed as the function that it stands for."""
+        return self._count(self._trt.LayerType.PLUGIN_V3)
+
+    def _count(self, kind: Any) -> int:
+        return sum(self.network.get_layer(index).type == kind for index in range(self.network.num_layers))
 
     def _weights(self, model: Any, folder: Path) -> Iterator[tuple[str, int, int]]:
         """Name, address and bytes of every weight outside the graph's file."""

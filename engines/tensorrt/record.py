@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyflow_rt.engines.mend import mend_of
+from anyflow_rt.engines.mend import engine_mend
 from anyflow_rt.errors import EngineError
 
 RECORD = "engine.json"
@@ -31,6 +32,20 @@ class EngineFacts:
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
+def differences(facts: EngineFacts, settings: Mapping[str, Any]) -> list[str]:
+    """In which of the ``settings`` that are asked for now the engines were built with others, as words."""
+    asked = json.loads(json.dumps(settings))
+    return [
+        f"{name} {_words(facts.settings.get(name))} instead of {_words(value)}"
+        for name, value in asked.items()
+        if facts.settings.get(name) != value
+    ]
+
+
+def _words(value: Any) -> str:
+    return ",".join(str(each) for each in value) if isinstance(value, list) else str(value)
+
+
 def read_facts(folder: Path) -> EngineFacts:
     """Raises EngineError, with the mend, where they are missing, damaged or of another schema."""
     path = folder / RECORD
@@ -40,4 +55,4 @@ def read_facts(folder: Path) -> EngineFacts:
             raise ValueError(f"its schema is not {SCHEMA}")
         return EngineFacts(**values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EngineError(f"{path} cannot be read ({error}); {mend_of(path)}") from error
+        raise EngineError(f"{path} cannot be read ({error}); {engine_mend(path)}") from error

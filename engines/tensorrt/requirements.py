@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
-from anyflow_rt.engines.mend import mend_of
+from anyflow_rt.engines.mend import engine_mend
+from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS
 from anyflow_rt.engines.tensorrt.record import EngineFacts
 from anyflow_rt.errors import EngineError
 
-LEAST_DRIVER = 580
-"""Major version of the driver that both packages' CUDA 13 builds need."""
+LEAST_DRIVERS = {13: 580, 12: 535}
+"""Major version of the driver that builds for a major version of CUDA need: 580 for CUDA 13, 535 for the wheels of CUDA
+12, as TensorRT 11.4 documents it (docs.nvidia.com/deeplearning/tensorrt/11.4.0/installing-tensorrt/prerequisites.html).
+TensorRT for RTX documents no number ("appropriate GPU drivers", .../tensorrt-rtx/1.4/installing-tensorrt-rtx/
+prerequisites.html); that its builds for the same CUDA need the same driver is assumed."""
+
+
+def distribution_of(package: str) -> str:
+    """Which of its distributions is installed, ``tensorrt_rtx_cu13`` say; the package itself where none is known."""
+    for cuda in LEAST_DRIVERS:
+        for name in (f"{package}_cu{cuda}", f"{package}_cu{cuda}_bindings"):
+            try:
+                importlib.metadata.distribution(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            return f"{package}_cu{cuda}"
+    return package
+
+
+def _least_driver(distribution: str) -> int:
+    cuda = distribution.rpartition("_cu")[2]
+    return LEAST_DRIVERS.get(int(cuda) if cuda.isdigit() else 0, max(LEAST_DRIVERS.values()))
 
 
 def check_requirements(
-    facts: EngineFacts, path: Path, *, installed: str, present: str | None, driver: str | None
+    facts: EngineFacts, path: Path, *, installed: str, present: str | None, driver: str | None, distribution: str
 ) -> None:
     """Raise EngineError unless the engine ``path`` can run.
 
     installed: the version of its package; present: this machine's GPU (``sm_89``); driver: its driver's version, None
-    where nobody could say.
+    where nobody could say; distribution: of ``distribution_of``.
     """
     if present is None:
         raise EngineError(
@@ -27,18 +49,22 @@ def check_requirements(
         )
     if present != facts.target:
         raise EngineError(
-            f"the engine {path} is for {facts.target} and this machine's GPU is {present}; add one with  --target "
-            f"{present}: {mend_of(path)}"
+            f"the engine {path} is for {facts.target} and this machine's GPU is {present}; it has to have its own: "
+            f"{engine_mend(path, target=present, engine=_engine_for(facts.package, present), force=False)}"
         )
-    if driver is not None and driver.split(".")[0].isdigit() and int(driver.split(".")[0]) < LEAST_DRIVER:
-        raise EngineError(
-            f"the NVIDIA driver is {driver} and {facts.package} needs {LEAST_DRIVER} or later; update the driver"
-        )
+    least = _least_driver(distribution)
+    if driver is not None and driver.split(".")[0].isdigit() and int(driver.split(".")[0]) < least:
+        raise EngineError(f"the NVIDIA driver is {driver} and {distribution} needs {least} or later; update the driver")
     if not _compatible(facts, installed):
         raise EngineError(
             f"the engine {path} was built with {facts.package} {facts.version} and {installed} is installed: run  "
-            f"pip install {facts.package.replace('_', '-')}=={facts.version}  or {mend_of(path)}"
+            f"pip install {facts.package.replace('_', '-')}=={facts.version}  or {engine_mend(path)}"
         )
+
+
+def _engine_for(package: str, target: str) -> str:
+    """The same package where it has the target; else the build chooses."""
+    return package if target in PACKAGE_TARGETS[package] else ""
 
 
 def _compatible(facts: EngineFacts, installed: str) -> bool:

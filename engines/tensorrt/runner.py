@@ -2,10 +2,9 @@
 
 Not yet run on a GPU: ``tests/gpu`` holds what has to be seen there, ``docs/gpu.md`` how to run it.
 
-Arrays come and go as numpy arrays; what only passes from one component to another stays on the GPU, as a torch tensor.
-The state z does, too: a denoiser's answer is kept in one of two buffers, and where the caller hands the same array in
-again, as every further jump does, nothing is uploaded: z_r of one jump *is* z_t of the next. Each of the two directions
-between the buffers is a graph of its own.
+Arrays come as numpy arrays or as torch tensors on the GPU. What only passes from one call to another stays there: the
+keys and values of a prompt, the caches of a decoder, and the state, whose z_r of one jump *is* z_t of the next
+(``buffers``). Each way between two sets of addresses is a graph of its own.
 
 Prompts are padded up to the next length that the engine has a profile for; keys of the surplus get a bias that weighs
 nothing. The decoder is built for one latent frame a call and takes several one after another.
@@ -15,23 +14,29 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from anyflow_rt.engines.arrays import to_host
 from anyflow_rt.engines.engine import Engine, TensorSpec
 from anyflow_rt.engines.geometry import NO_PADDING_BIAS
 from anyflow_rt.engines.gpu import driver_version, present_target
-from anyflow_rt.engines.mend import mend_of
+from anyflow_rt.engines.mend import engine_mend
 from anyflow_rt.engines.tensorrt.device import PROMPT_AXES, Execution
 from anyflow_rt.engines.tensorrt.messages import make_logger, summary
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package
 from anyflow_rt.engines.tensorrt.record import read_facts
-from anyflow_rt.engines.tensorrt.requirements import check_requirements
+from anyflow_rt.engines.tensorrt.requirements import check_requirements, distribution_of
+from anyflow_rt.engines.tensorrt.residency import expected_working
 from anyflow_rt.errors import EngineError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+STAYING = ("z_r", "context_bias")
+"""Outputs that stay on the GPU beside those of the compute type: what every jump reads."""
 
 
 class TensorRtEngine(Engine):
@@ -48,6 +53,7 @@ class TensorRtEngine(Engine):
             installed=trt.__version__,
             present=present_target(),
             driver=driver_version(),
+            distribution=distribution_of(self.name),
         )
         self._trt, self._logger = trt, make_logger(trt)
         self._all_keys = facts.settings["cross_keys"] == "all"
@@ -56,10 +62,21 @@ class TensorRtEngine(Engine):
             self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             said = summary(self._logger.errors)
-            raise EngineError(f"{self.model_path} cannot be loaded ({said}); {mend_of(self.model_path)}")
-        cache = None if self.options.cache_dir is None else self.options.cache_dir / f"{self.model_path.stem}.runtime"
-        self._execution = Execution(trt, self._engine, self.model_path.stem, cache)
-        self._handed_out: Any = None
+            raise EngineError(f"{self.model_path} cannot be loaded ({said}); {engine_mend(self.model_path)}")
+        self._execution = Execution(
+            trt,
+            self._engine,
+            self.model_path.stem,
+            residency=self.options.residency,
+            expected=expected_working(facts, self.model_path.stem, self.options.residency),
+            runtime_cache=self._runtime_cache(),
+        )
+
+    def _runtime_cache(self) -> Path | None:
+        """The file of what RTX compiles on the GPU, outside the bundle, whose files never change. Engines of one
+        component for other targets, precisions and sizes have theirs."""
+        folder, cache = self.model_path.parent, self.options.cache_dir
+        return None if cache is None else cache / f"{folder.parent.name}-{folder.name}-{self.model_path.stem}.runtime"
 
     def _describe(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
         inputs, outputs = self._execution.signature()
@@ -76,8 +93,7 @@ class TensorRtEngine(Engine):
         length = next((given[name].shape[axis] for name, axis in PROMPT_AXES.items() if name in given), 0)
         profile = self._execution.profile_for(PROMPT_AXES, given)
         padded = {name: self._padded(name, array, profile) for name, array in given.items()}
-        kept = self._handed_out is not None and given.get("latents") is self._handed_out
-        found = self._execution.run(padded, profile, reuse_state=kept)
+        found = self._execution.run(padded, profile)
         return self._results(found, arrays, length)
 
     def _results(self, found: dict[str, Tensor], arrays: Mapping[str, Any], length: int) -> dict[str, Any]:
@@ -85,9 +101,10 @@ class TensorRtEngine(Engine):
             found |= self._biases(found, arrays, length)
         if "prompt_embeds" in found:
             found["prompt_embeds"] = found["prompt_embeds"][:, :length]
-        results = {name: value if self._in_compute_type(name) else self._host(value) for name, value in found.items()}
-        self._handed_out = results.get("z_r")
-        return results
+        return {name: value if self._stays(name) else to_host(value) for name, value in found.items()}
+
+    def _stays(self, name: str) -> bool:
+        return name in STAYING or self._in_compute_type(name)
 
     def _biases(self, found: dict[str, Tensor], arrays: Mapping[str, Any], length: int) -> dict[str, Tensor]:
         """The biases of the prompt's keys: those of the surplus that filled it up to a profile weigh nothing."""
@@ -104,7 +121,7 @@ class TensorRtEngine(Engine):
                 f"{self._label} attends to all of {keys} keys, and max_sequence_length {length + padding} was asked "
                 f"for; ask for {keys}, or build without --cross-keys all"
             )
-        return {"context_bias": torch.zeros(found["cross_key"].shape[1], keys)}
+        return {"context_bias": torch.zeros(found["cross_key"].shape[1], keys, device="cuda")}
 
     def _decode(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """One latent frame after another: each hands its caches to the next."""
@@ -112,7 +129,7 @@ class TensorRtEngine(Engine):
         frames = []
         for index in range(latents.shape[1]):
             found = self._execution.run({"latents": latents[:, index : index + 1], **caches}, 0)
-            frames.append(self._host(found.pop("frames")))
+            frames.append(to_host(found.pop("frames")))
             caches = {name.removeprefix("next_"): value for name, value in found.items()}
         return {"frames": np.concatenate(frames, axis=1), **{f"next_{name}": value for name, value in caches.items()}}
 
@@ -120,14 +137,7 @@ class TensorRtEngine(Engine):
         axis = PROMPT_AXES.get(name)
         if axis is None or array.shape[axis] == (wanted := self._execution.shape_of(name, profile)[axis]):
             return array
-        return self._execution.padded(array, axis, wanted, NO_PADDING_BIAS if name == "context_bias" else 0)
-
-    @staticmethod
-    def _host(value: Tensor) -> np.ndarray:
-        import torch
-
-        value = value.view(torch.uint16) if value.dtype == torch.bfloat16 else value
-        return value.cpu().numpy()
+        return self._execution.padded(name, array, axis, wanted, NO_PADDING_BIAS if name == "context_bias" else 0)
 
     def _release(self) -> None:
         del self._execution, self._engine, self._runtime

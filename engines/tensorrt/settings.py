@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.kernel_nodes.sets import KERNEL_SETS
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE
 from anyflow_rt.engines.typed.graph import CROSS_KEYS
 from anyflow_rt.errors import UsageError
@@ -23,7 +24,8 @@ class TensorRtSettings:
     without them they take that one alone. batch: videos a call. prompt_lengths: ascending. cross_keys: one of
     ``CROSS_KEYS``. optimization_level: 0 to 5, None for the package's own. weight_streaming: weights need not all fit
     the GPU. Enterprise alone: refit: weights can be replaced later; strip: they are left out until then;
-    version_compatible: runs with later versions of the package; hardware: GPUs beside the target, of ``HARDWARE``.
+    version_compatible: runs with later versions of the package; hardware: GPUs beside the target, of ``HARDWARE``;
+    triton_kernels: which parts of the denoiser are kernels of ours, of ``KERNEL_SETS``.
     """
 
     smallest: VideoSize | None = None
@@ -37,6 +39,7 @@ class TensorRtSettings:
     strip: bool = False
     version_compatible: bool = False
     hardware: str = "none"
+    triton_kernels: str = "none"
 
     def __post_init__(self) -> None:
         if (self.smallest is None) != (self.largest is None):
@@ -52,6 +55,13 @@ class TensorRtSettings:
             raise UsageError(f"optimization_level is {self.optimization_level}; choose from 0 to 5")
         if self.hardware not in HARDWARE:
             raise UsageError(f"unknown hardware level {self.hardware!r}; choose from {', '.join(HARDWARE)}")
+        if self.triton_kernels not in KERNEL_SETS:
+            raise UsageError(f"unknown triton_kernels {self.triton_kernels!r}; choose from {', '.join(KERNEL_SETS)}")
+        if self.triton_kernels != "none" and self.hardware != "none":
+            raise UsageError(
+                f"triton_kernels {self.triton_kernels} are compiled for the target alone and hardware {self.hardware} "
+                "asks for other GPUs; leave one of them out"
+            )
         if self.strip and not self.refit:
             raise UsageError("strip without refit makes an engine that never gets its weights; set refit as well")
 
@@ -67,6 +77,7 @@ class TensorRtSettings:
             "refit": self.refit,
             "version_compatible": self.version_compatible,
             f"hardware {self.hardware}": self.hardware != "none",
+            f"triton_kernels {self.triton_kernels}, as it takes no plugins": self.triton_kernels != "none",
         }
         for name, wanted in asked.items():
             if wanted:
@@ -76,4 +87,5 @@ class TensorRtSettings:
         """What the manifest calls engines of these settings for ``size``: frames x height x width."""
         sizes = (size,) if self.smallest is None or self.largest is None else (self.smallest, size, self.largest)
         name = "-".join(f"{each.num_frames}x{each.height}x{each.width}" for each in dict.fromkeys(sizes))
-        return name + ("-all_keys" if self.cross_keys == "all" else "")
+        keys = "-all_keys" if self.cross_keys == "all" else ""
+        return name + keys + ("" if self.triton_kernels == "none" else f"-triton_{self.triton_kernels}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from anyflow_rt.engines.geometry import PAD_KEYS
+from anyflow_rt.engines.typed.weights import drop_unused_weights
 
 
 def attend_to_all_keys(component: str, model: ir.Model) -> bool:
@@ -57,5 +58,4 @@ def _remove_unused(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
     for value in [value for value in graph.inputs if not value.uses()]:
         graph.inputs.remove(value)
-    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
-        graph.initializers.pop(name)
+    drop_unused_weights(graph)

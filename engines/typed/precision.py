@@ -9,6 +9,7 @@
 5. Graph inputs and outputs keep float32, but for those named by ``ports``, which only pass between components.
 6. ``exact``: products that stay float32 all the same; see ``exact``.
 7. A bias of attention is bounded before it becomes fp16, where -1e9 would be an infinity.
+8. Weights stored as integers become the half type at once; ``export.int8`` makes scales that it holds exactly.
 
 A value is converted once, right after it is made. Weights are converted as they are written, one at a time.
 """
@@ -98,6 +99,8 @@ class _Typist:
         """The type that ``node`` is computed in."""
         if node.op_type in _FLOAT32_ONLY or rounded:
             return ir.DataType.FLOAT
+        if node.op_type == "DequantizeLinear":
+            return self._half
         if node.op_type in PRODUCTS:
             return ir.DataType.FLOAT if node in self._typing.exact else self._half
         varying = [value for value in floats if value.const_value is None]

@@ -11,10 +11,11 @@ from anyflow_rt.kernels.video_shapes import VIDEO_SHAPES, Case, VideoShape, desc
 
 def cases(dtype: torch.dtype = torch.bfloat16) -> list[Case]:
     """Every case, residual and activations in ``dtype``."""
-    return [case for shape in VIDEO_SHAPES for case in _cases(shape, dtype)]
+    return [case for shape in VIDEO_SHAPES for case in shape_cases(shape, dtype)]
 
 
-def _cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
+def shape_cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
+    """Every join of ``shape``, residual and activations in ``dtype``."""
     x = described(1, shape.frames, shape.tokens, shape.width, dtype=dtype)
     block = FrameVectors(described(1, shape.frames, 6, shape.width), described(6, shape.width))
     head = FrameVectors(described(1, shape.frames, 1, shape.width), described(2, shape.width))

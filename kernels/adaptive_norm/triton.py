@@ -28,7 +28,7 @@ from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels import launch as launching
 from anyflow_rt.kernels.adaptive_norm.config import configuration
 from anyflow_rt.kernels.adaptive_norm.vectors import Affine, FrameVectors, Gate, Modulation
-from anyflow_rt.kernels.checks import FLOATS, check_choice, check_tensor
+from anyflow_rt.kernels.checks import FLOATS, check_choice, check_index, check_tensor
 from anyflow_rt.kernels.launch import Kernel, Launch, power_of_two, target_of
 from anyflow_rt.kernels.numerics import round_to
 from anyflow_rt.kernels.package import tl, triton
@@ -54,9 +54,9 @@ def _adaptive_norm_kernel(
     norm_table,
     gain,
     bias,
+    tokens,
     joined,
     normalised,
-    tokens,
     WIDTH: tl.constexpr,
     EPS: tl.constexpr,
     GATE_ROW: tl.constexpr,
@@ -160,6 +160,7 @@ def plan_adaptive_norm(
     shape, device = tuple(residual.shape), residual.device
     number = target_of(residual) if target is None else target
     config = configuration(number, width, tokens, branch is not None)
+    check_index("the number of tokens of a frame of residual, padded to a block,", tokens + config.rows * config.tiles)
     return Launch(
         ADAPTIVE_NORM,
         {

@@ -1,5 +1,7 @@
 """How attention is cut into programs: block sizes, warps and pipeline stages by target. Heuristics, until measured.
 
+What ``anyflow-rt bench kernels --tune`` has measured on a GPU of a target is in ``measured.json`` and goes before them.
+
 The reasons: a block of 128 queries reads each key for 128 rows, which makes the matrix units the limit, not memory;
 eight warps hold its 128 x d sums in 64 registers a thread at d = 128; the block of keys is the largest that spills no
 register, where instructions before sm_90 take keys and values from registers too; the stages fit the target's shared
@@ -8,12 +10,18 @@ memory (99 KB on sm_86, 89 and 120, 163 KB on sm_80, 227 KB on sm_90 and 100).
 
 from __future__ import annotations
 
+import functools
+import itertools
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
+from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels.launch import INTERPRETER, power_of_two
+from anyflow_rt.kernels.machines import MACHINES
 
 MINIMUM_DOT = 16
 """Matrix instructions take blocks of at least 16."""
@@ -30,7 +38,7 @@ class AttentionConfig:
 
 
 _SMALL_SHARED_MEMORY = {
-    64: AttentionConfig(128, 64, 4, 3),
+    64: AttentionConfig(128, 64, 8, 3),
     128: AttentionConfig(128, 32, 8, 3),
     256: AttentionConfig(64, 32, 8, 1),
 }
@@ -51,8 +59,38 @@ TABLE: dict[int, dict[int, AttentionConfig]] = {
 }
 """Target -> largest head size -> configuration, for 16-bit types."""
 
-SINGLE = AttentionConfig(32, 32, 4, 1)
-"""For float32, which has no matrix instructions here: exact rather than fast."""
+SINGLE = AttentionConfig(32, 32, 8, 1)
+"""For float32, which has no matrix instructions here: exact rather than fast. Four warps would spill."""
+
+
+MEASURED = "measured.json"
+"""Beside this file: ``sm_90`` -> largest head size -> configuration. Empty: no GPU has measured one."""
+
+
+@functools.cache
+def measured() -> dict[int, dict[int, AttentionConfig]]:
+    """What ``MEASURED`` holds. Raises EngineError where it cannot be read."""
+    path = Path(__file__).with_name(MEASURED)
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            int(target.removeprefix("sm_")): {int(size): AttentionConfig(**row) for size, row in rows.items()}
+            for target, rows in read.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        mend = f"write it again with  bench kernels --tune {path}"
+        raise EngineError(f"{path} cannot be read ({error}); {mend}") from error
+
+
+def candidates(target: int, head_dim: int) -> list[AttentionConfig]:
+    """What is worth measuring for 16-bit heads: blocks for which matrix units, not memory, are the limit, as many
+    stages as the target's shared memory has room for. Some spill; a measurement shows what that costs."""
+    room = MACHINES[target].block_shared_bytes // (2 * power_of_two(head_dim))
+    return [
+        AttentionConfig(queries, keys, warps, stages)
+        for queries, keys, warps, stages in itertools.product((64, 128), (32, 64, 128), (4, 8), (1, 2, 3, 4))
+        if queries + 2 * stages * keys <= room
+    ]
 
 
 def configuration(target: int, head_dim: int, element_bytes: int) -> AttentionConfig:
@@ -61,7 +99,7 @@ def configuration(target: int, head_dim: int, element_bytes: int) -> AttentionCo
         return AttentionConfig(16, 16, 1, 1)
     if element_bytes == 4:
         return SINGLE
-    row = TABLE[max(known for known in TABLE if known <= max(target, min(TABLE)))]
+    row = TABLE[max(known for known in TABLE if known <= max(target, min(TABLE)))] | measured().get(target, {})
     return row[min(size for size in row if size >= head_dim)]
 
 

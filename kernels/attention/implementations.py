@@ -1,4 +1,4 @@
-"""Attention by name: this package's kernel, PyTorch's, or the flash-attn package's where it is installed."""
+"""Attention by name: this package's kernels, PyTorch's, or the flash-attn package's where it is installed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ def _triton() -> Attend:
 
     operator = OPERATORS["attention"]
     return lambda query, key, value, key_bias: operator(query, key, value, key_bias)
+
+
+def _triton_int8() -> Attend:
+    from anyflow_rt.kernels.attention.int8 import attention_int8
+
+    exact = _triton()
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, key_bias: Tensor | None) -> Tensor:
+        if key_bias is not None:
+            return exact(query, key, value, key_bias)
+        return attention_int8(query, key, value)
+
+    return attend
 
 
 def _sdpa() -> Attend:
@@ -52,8 +65,14 @@ def _flash() -> Attend:
     return attend
 
 
-IMPLEMENTATIONS: dict[str, Callable[[], Attend]] = {"triton": _triton, "sdpa": _sdpa, "flash-attn": _flash}
-"""flash-attn has no bias per key: attention with one, to a prompt, stays with ``triton``."""
+IMPLEMENTATIONS: dict[str, Callable[[], Attend]] = {
+    "triton": _triton,
+    "triton-int8": _triton_int8,
+    "sdpa": _sdpa,
+    "flash-attn": _flash,
+}
+"""Attention with a bias per key, to a prompt, stays with ``triton`` for two of them: flash-attn has no such bias; and a
+prompt has so few keys that memory is the limit, where rounding every query to 8 bits would cost more than it saves."""
 
 
 def attention_by_name(name: str) -> Attend:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from anyflow_rt.errors import EngineError
+from anyflow_rt.kernels.attention.checks import check_heads
 from anyflow_rt.kernels.attention.config import configuration
 from anyflow_rt.kernels.attention.quantise import plan_quantise
-from anyflow_rt.kernels.attention.triton import attention, check_heads, plan_attention
+from anyflow_rt.kernels.attention.triton import attention, plan_attention
 from anyflow_rt.kernels.checks import FLOATS
 from anyflow_rt.kernels.launch import Launch, target_of
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from anyflow_rt.kernels import launch as launching
 from anyflow_rt.kernels.attention.config import stride_unit
+from anyflow_rt.kernels.checks import check_index
 from anyflow_rt.kernels.grid import cdiv
 from anyflow_rt.kernels.launch import INTERPRETER, Kernel, Launch, power_of_two, target_of
 from anyflow_rt.kernels.package import tl, triton
@@ -75,6 +76,7 @@ def plan_quantise(x: Tensor, mean: Tensor | None, rows: int, shared: bool, targe
     batch, heads, length, head_dim = x.shape
     target = target_of(x) if target is None else target
     unit = stride_unit(x)
+    check_index("the length of queries or keys, padded to a block,", length + rows)
     count = cdiv(length, rows) if shared else length
     return Launch(
         QUANTISE,

@@ -9,17 +9,23 @@ import torch
 from anyflow_rt.kernels.attention.int8 import plan_attention_int8
 from anyflow_rt.kernels.attention.triton import plan_attention
 from anyflow_rt.kernels.launch import Launch
-from anyflow_rt.kernels.video_shapes import VIDEO_SHAPES, Case, VideoShape, described
+from anyflow_rt.kernels.video_shapes import SMALL, VIDEO_SHAPES, Case, VideoShape, described
 
 CAUSAL_CHUNK_FRAMES = 3
+
+OTHER_HEADS = (64, 80, 96)
+"""Head sizes that no video shape has, compiled at 12 heads and 32,760 tokens: 80 and 96 are two blocks of features."""
 
 
 def cases(dtype: torch.dtype = torch.bfloat16) -> list[Case]:
     """Every case, in ``dtype``."""
-    return [case for shape in VIDEO_SHAPES for case in _cases(shape, dtype)]
+    shaped = [case for shape in VIDEO_SHAPES for case in shape_cases(shape, dtype)]
+    return shaped + [head_case(head_dim, dtype) for head_dim in OTHER_HEADS]
 
 
-def _cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
+def shape_cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
+    """Those of ``shape``, in ``dtype``."""
+
     def tokens(length: int) -> torch.Tensor:
         return described(1, shape.heads, length, shape.head_dim, dtype=dtype)
 
@@ -38,6 +44,12 @@ def _cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
         Case(f"{shape.name} int8 keys", _int8_keys, own),
         Case(f"{shape.name} int8 self-attention", _int8_attention, own),
     ]
+
+
+def head_case(head_dim: int, dtype: torch.dtype = torch.bfloat16) -> Case:
+    """Self-attention at the length of the 1.3B shape, its heads of another size."""
+    tokens = described(1, SMALL.heads, SMALL.length, head_dim, dtype=dtype)
+    return Case(f"heads of {head_dim}", plan_attention, {"query": tokens, "key": tokens, "value": tokens})
 
 
 def _int8_keys(**arguments: Any) -> Launch:

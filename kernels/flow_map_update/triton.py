@@ -19,7 +19,7 @@ from torch import Tensor
 
 from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels import launch as launching
-from anyflow_rt.kernels.checks import FLOATS, check_choice, check_shape, check_tensor
+from anyflow_rt.kernels.checks import FLOATS, check_choice, check_index, check_shape, check_tensor
 from anyflow_rt.kernels.flow_map_update.config import configuration
 from anyflow_rt.kernels.launch import Kernel, Launch, power_of_two, target_of
 from anyflow_rt.kernels.numerics import round_to
@@ -35,11 +35,11 @@ def _flow_map_update_kernel(
     guidance_scale,
     state,
     interval,
-    updated,
-    updated_cast,
     frames,
     rows,
     column_groups,
+    updated,
+    updated_cast,
     CHANNELS: tl.constexpr,
     PADDED_CHANNELS: tl.constexpr,
     PATCH: tl.constexpr,
@@ -145,6 +145,7 @@ def plan_flow_map_update(
 
     padded = power_of_two(channels)
     config = configuration(target_of(state) if target is None else target, columns, patch * patch * padded)
+    check_index("the width of state, padded to a block,", width + patch * config.block)
     group = math.gcd(columns, 8) if columns else 1
     shape = tuple(state.shape)
     return Launch(

@@ -10,10 +10,11 @@ from anyflow_rt.kernels.video_shapes import VIDEO_SHAPES, Case, VideoShape, desc
 
 def cases(dtype: torch.dtype = torch.bfloat16) -> list[Case]:
     """Every case, the packed projection in ``dtype``."""
-    return [case for shape in VIDEO_SHAPES for case in _cases(shape, dtype)]
+    return [case for shape in VIDEO_SHAPES for case in shape_cases(shape, dtype)]
 
 
-def _cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
+def shape_cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
+    """Those of ``shape``, the packed projection in ``dtype``."""
     gain, angles = described(shape.width), described(shape.length, shape.head_dim // 2)
     own = {
         "packed": described(1, shape.length, 3 * shape.width, dtype=dtype),

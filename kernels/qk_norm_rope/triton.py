@@ -66,17 +66,18 @@ def _store_pairs(
     HEAD_BLOCK: tl.constexpr,
     HALF_BLOCK: tl.constexpr,
 ):
-    """The inverse of ``_load_pairs``, into rows that are ``head_stride`` apart."""
+    """The inverse of ``_load_pairs``, into rows that are ``head_stride`` apart, a number of 64 bits."""
     head = tl.arange(0, HEAD_BLOCK)[:, None]
+    row = base + head * head_stride
     if INTERLEAVED:
         within = tl.arange(0, 2 * HALF_BLOCK)[None, :]
         wanted = (head < limit) & (within < HEAD_DIM)
         both = tl.reshape(tl.join(first, second), (HEAD_BLOCK, 2 * HALF_BLOCK))
-        tl.store(base + head * head_stride + within, round_to(both, base.dtype.element_ty), mask=wanted)
+        tl.store(row + within, round_to(both, base.dtype.element_ty), mask=wanted)
     else:
         within = tl.arange(0, HALF_BLOCK)[None, :]
         wanted = (head < limit) & (within < HEAD_DIM // 2)
-        place = base + head * head_stride + within
+        place = row + within
         tl.store(place, round_to(first, base.dtype.element_ty), mask=wanted)
         tl.store(place + HEAD_DIM // 2, round_to(second, base.dtype.element_ty), mask=wanted)
 
@@ -88,9 +89,9 @@ def _qk_norm_rope_kernel(
     key_gain,
     rope_cos,
     rope_sin,
+    length,
     query,
     key,
-    length,
     PARTS: tl.constexpr,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -103,6 +104,7 @@ def _qk_norm_rope_kernel(
     batch = tl.program_id(1).to(tl.int64)
     start = tl.program_id(0).to(tl.int64) * TOKENS
     width = HEADS * HEAD_DIM
+    head_stride = length.to(tl.int64) * HEAD_DIM
     half = tl.arange(0, HALF_BLOCK)[None, :]
     gain, gain_2 = _load_pairs(query_gain, HEADS, HEADS, HEAD_DIM, INTERLEAVED, HEAD_BLOCK, HALF_BLOCK)
     if key is not None:
@@ -130,7 +132,7 @@ def _qk_norm_rope_kernel(
                 first, second = first * cos - second * sin, second * cos + first * sin
             output = query if part == 0 else key
             _store_pairs(
-                output + place, length * HEAD_DIM, limit, first, second, HEAD_DIM, INTERLEAVED, HEAD_BLOCK, HALF_BLOCK
+                output + place, head_stride, limit, first, second, HEAD_DIM, INTERLEAVED, HEAD_BLOCK, HALF_BLOCK
             )
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from support.kernels import DEVICE, Memory, assert_close, tensors
 from torch import Tensor
 
+from anyflow_rt.benchmarks.kernels.tune import fastest, write_measured
 from anyflow_rt.errors import EngineError
+from anyflow_rt.kernels.attention import config
 from anyflow_rt.kernels.attention.blocks import chunk_blocks
-from anyflow_rt.kernels.attention.config import TABLE, configuration, split_head
+from anyflow_rt.kernels.attention.config import TABLE, AttentionConfig, configuration, split_head
 from anyflow_rt.kernels.attention.reference import attention_reference
 from anyflow_rt.kernels.attention.triton import attention
+from anyflow_rt.kernels.package import triton
 
 CASES = [
     ((1, 1, 1, 1, 16), torch.float32),
@@ -146,6 +151,42 @@ def test_heads_are_covered_by_powers_of_two() -> None:
         160: (128, 32),
         256: (256, 0),
     }
+
+
+def test_what_was_measured_goes_before_the_heuristic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``bench kernels --tune`` picks the fastest that runs, and writes what ``configuration`` reads."""
+    assert config.measured() == {}, "no GPU has measured one yet"
+    options = config.candidates(89, 128)
+    assert len(options) == len(set(options)) and config.configuration(89, 128, 2) in options
+    assert max(each.queries + 2 * each.stages * each.keys for each in options) * 256 <= 99 * 1024
+    best, slow = options[3], options[5]
+
+    def seconds(each: AttentionConfig) -> float:
+        if each == options[0]:
+            raise triton.OutOfResources(1, 0, "shared memory")
+        return 1e-3 if each == best else 2e-3
+
+    said: list[str] = []
+    assert fastest([options[0], slow, best, options[4]], seconds, said.append) == (best, 1e-3)
+    assert said[0].endswith("OutOfResources") and said[2].endswith("1.0000 ms")
+    with pytest.raises(EngineError, match="no configuration of attention runs on this GPU"):
+        fastest(options[:1], seconds, said.append)
+
+    path = tmp_path / config.MEASURED
+    write_measured(path, 90, {64: slow})
+    write_measured(path, 89, {128: best})
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "config.py"))
+    config.measured.cache_clear()
+    try:
+        assert config.measured() == {89: {128: best}, 90: {64: slow}}
+        assert config.configuration(89, 96, 2) == best and config.configuration(90, 64, 2) == slow
+        assert config.configuration(86, 128, 2) == TABLE[86][128] and config.configuration(89, 64, 2) == TABLE[89][64]
+        path.write_text('{"sm_89": 3}')
+        config.measured.cache_clear()
+        with pytest.raises(EngineError, match=r"measured\.json cannot be read .*; write it again with  bench kernels"):
+            config.configuration(89, 128, 2)
+    finally:
+        config.measured.cache_clear()
 
 
 def test_every_target_has_a_configuration_for_every_head() -> None:

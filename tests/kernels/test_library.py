@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from support.kernels import DEVICE, Memory, assert_close, tensors
+from support.kernels import DEVICE, INT8_ERROR, Memory, assert_close, tensors
 from torch import Tensor, nn
 
 from anyflow_rt.errors import EngineError, MissingPackageError, UsageError
@@ -154,9 +154,22 @@ def test_attention_by_name(name: str, biased: bool, memory: Memory) -> None:
     assert_close(found, attention_reference(query, key, value, bias))
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_attention_with_8_bit_scores_by_name(biased: bool, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 bits where there is no bias, within their stated error; the exact kernel where there is one."""
+    query, key, value = (memory.tensor(tensors(2, 2, n, 32, seed=n)) for n in (7, 9, 9))
+    bias = memory.tensor(tensors(2, 9, seed=3)) if biased else None
+    found, expected = (
+        attention_by_name("triton-int8")(query, key, value, bias),
+        attention_reference(query, key, value, bias),
+    )
+    error = float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+    assert error < 1e-5 if biased else 1e-4 < error < INT8_ERROR
+
+
 def test_attention_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(IMPLEMENTATIONS) == ["triton", "sdpa", "flash-attn"]
-    with pytest.raises(UsageError, match="unknown attention implementation 'xformers'; there are triton, sdpa, flash-"):
+    assert list(IMPLEMENTATIONS) == ["triton", "triton-int8", "sdpa", "flash-attn"]
+    with pytest.raises(UsageError, match="unknown attention implementation 'xformers'; there are triton, triton-i"):
         attention_by_name("xformers")
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     with pytest.raises(MissingPackageError, match="pip install flash-attn"):

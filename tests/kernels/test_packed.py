@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from support.kernels import DEVICE, Memory, assert_close, tensors
+from support.kernels import DEVICE, KERNEL, Memory, assert_close, tensors
 
 from anyflow_rt.engines import triton_build
 from anyflow_rt.kernels import aot
@@ -39,22 +41,13 @@ def source(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def described(launch: Launch, target: int) -> CompiledKernel:
     """A kernel that says it was compiled of ``launch``; its code is none."""
-    return CompiledKernel(
+    return replace(
+        KERNEL,
         op=launch.kernel.op,
-        name="_kernel",
         target=target,
         key=launch_key(launch, target),
         grid=launch.kernel.grid,
         parameters=(Parameter("state", "*fp32"), Parameter("frames", "i32")),
-        constants={},
-        extents=(),
-        warps=4,
-        shared_bytes=0,
-        tensor_memory=0,
-        ptx_version=80,
-        compiler="none",
-        cubin=b"\x7fELF",
-        ptx="",
     )
 
 
@@ -97,6 +90,29 @@ def test_arguments_are_in_the_entrys_order_with_null_pointers_behind(memory: Mem
     launch = plan_flow_map_update(*inputs(memory), target=89)
     values = entry_arguments(described(launch, 89), launch.arguments)
     assert [value.value for value in values] == [launch.tensors["state"].data_ptr(), 2, 0, 0]
+
+
+def test_a_launcher_is_asked_while_the_tensors_device_is_the_current_one(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current: list[torch.device] = []
+    asked: list[tuple[torch.device, list[torch.device]]] = []
+
+    @contextlib.contextmanager
+    def on(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.remove(device)
+
+    def launcher(launch: Launch, device: torch.device) -> bool:
+        asked.append((device, list(current)))
+        return True
+
+    arguments = inputs(memory)
+    monkeypatch.setattr("anyflow_rt.kernels.launch._on", on)
+    monkeypatch.setattr("anyflow_rt.kernels.launch.LAUNCHERS", [launcher])
+    flow_map_update(*arguments)
+    assert asked == [(arguments[0].device, [arguments[0].device])] and current == []
 
 
 @pytest.mark.skipif(INTERPRETED, reason="launches a compiled kernel: pytest -m gpu")

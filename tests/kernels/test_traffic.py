@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 import torch
 from support.kernels import DEVICE, tensors
 
+from anyflow_rt.benchmarks.kernels.table import committed
 from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels.adaptive_norm.triton import plan_adaptive_norm
 from anyflow_rt.kernels.adaptive_norm.vectors import Affine, FrameVectors, Gate, Modulation
@@ -26,7 +25,7 @@ from anyflow_rt.kernels.sass import parse_listing, times
 from anyflow_rt.kernels.traffic import traffic_of, vector_share
 from anyflow_rt.kernels.work import Stream, Work, work_of
 
-TABLE = json.loads((Path(__file__).parent / "resources.json").read_text(encoding="utf-8"))
+TABLE = committed()
 
 
 def made(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -31,6 +31,8 @@ def emulate(source: Path, destination: Path) -> Path:
             set_type(value, ir.DataType.FLOAT)
     for node in list(graph):
         node.attributes.pop("TRT_decomposable", None)
+        if "normalised_type" in node.attributes:
+            node.attributes["normalised_type"] = ir.AttrInt64("normalised_type", ir.DataType.FLOAT.value)
         for index, output in enumerate(node.outputs):
             half = output.dtype
             if half not in _HALVES:

@@ -1,0 +1,75 @@
+"""What a build will take, from the architecture alone: disk, memory, time. The figures behind it are in ``docs/``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anyflow_rt.engines.architecture import Architecture, parameter_estimate
+from anyflow_rt.engines.targets import CPU
+
+BASE_MEMORY = 3 << 29
+"""PyTorch and the exporter, or TensorRT's compiler, without any weights."""
+LAYER_SECONDS = 2.0
+"""Of exporting a transformer layer, and again of compiling it for a GPU: more than its size is its number of nodes."""
+
+
+@dataclass(frozen=True)
+class WantedEngine:
+    """One engine to be made. ``profile``: the sizes it takes, as the manifest says it."""
+
+    target: str
+    engine: str
+    precision: str
+    profile: str = "dynamic"
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """As in the manifest."""
+        return self.target, self.engine, self.precision, self.profile
+
+    def __str__(self) -> str:
+        return f"{self.target} {self.engine} {self.precision}"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """disk and memory in bytes, seconds on two cores. parameters: of each network."""
+
+    parameters: dict[str, int]
+    disk: int
+    memory: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"up to {self.disk / 1e9:.2f} GB of disk, {self.memory / 1e9:.1f} GB of memory and about "
+            f"{self.seconds:.0f} s"
+        )
+
+
+def estimate(architecture: Architecture, *, exports: bool, engines: Sequence[WantedEngine]) -> Estimate:
+    """Of exporting all components, or none, and making ``engines``. A CPU's take nothing worth saying."""
+    parameters = parameter_estimate(architecture)
+    layers = architecture.transformer.num_layers + architecture.text_encoder.num_layers
+    disk = memory = 0
+    seconds = 0.0
+    if exports:
+        float32 = {name: 4 * count for name, count in parameters.items()}
+        # Decoder and encoder are each exported twice: for the first frame and for the following ones.
+        disk = sum(float32.values()) + float32["vae"] + (50 << 20)
+        if architecture.causal is not None:
+            disk += float32["transformer"]  # denoiser and cache writer have the same blocks
+        # One network at a time, in float32, beside PyTorch and the exporter themselves.
+        memory = max(float32.values()) + BASE_MEMORY
+        seconds = 45 + LAYER_SECONDS * layers + disk / 100e6
+    gpus = [each for each in engines if each.target != CPU]
+    for each in gpus:
+        size = sum(parameters.values()) * (4 if each.precision == "fp32" else 2)
+        disk += size
+        seconds += 30 + LAYER_SECONDS * layers + size / 100e6
+    if gpus:
+        # The graph that an engine is made of, in its types, is there as long as the engine is being made.
+        disk += 4 * max(parameters.values())
+        memory = max(memory, 6 * max(parameters.values()) + BASE_MEMORY)
+    return Estimate(parameters, disk, memory, seconds)

@@ -1,0 +1,90 @@
+"""What a run takes of a GPU, from what its engines' builds told, before any of them is opened.
+
+Each engine takes its weights, the memory it works in, and its inputs and outputs. Components run one after another, so
+that all that are open work in the same memory. A stage is what is open together where not all are: reading the prompt,
+jumping, decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from anyflow_rt.engines.engine import RESIDENCIES, RESIDENT, SEQUENTIAL, STREAMING
+from anyflow_rt.engines.mend import engine_mend
+from anyflow_rt.engines.tensorrt.record import EngineFacts, read_facts
+from anyflow_rt.errors import EngineError, UsageError
+
+STAGES = {
+    "text": ("text_encoder", "conditioner"),
+    "jump": ("time_embedder", "denoiser"),
+    "decode": ("vae_decoder_first", "vae_decoder_next"),
+}
+RESERVE = 1 << 29
+"""Bytes that CUDA and the libraries take for themselves. Assumed: no GPU was there to measure it."""
+
+
+def fitting_residency(path: Path, asked: str | None, usual: str) -> str:
+    """The residency of the engines beside the file ``path``: as asked, else the first that fits, from ``usual`` on.
+
+    Raises EngineError, with what each stage needs and the mend, where the GPU has too little memory; UsageError for
+    ``streaming`` without weights that can be streamed. Asks PyTorch for the GPU's memory: not yet run on a GPU.
+    """
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return choose_residency(read_facts(path.parent), path, free=free, total=total, asked=asked, usual=usual)
+
+
+def choose_residency(facts: EngineFacts, path: Path, *, free: int, total: int, asked: str | None, usual: str) -> str:
+    """``fitting_residency`` for ``free`` of ``total`` bytes."""
+    streams = bool(facts.settings.get("weight_streaming"))
+    if asked == STREAMING and not streams:
+        raise UsageError(
+            f"{path.parent} was built without weight streaming; leave out --residency {STREAMING}, or "
+            f"{engine_mend(path)} --weight-streaming"
+        )
+    usual_ones = [each for each in RESIDENCIES[RESIDENCIES.index(usual) :] if each != STREAMING or streams]
+    candidates = usual_ones if asked is None else [asked]
+    for residency in candidates:
+        if needed(facts, residency) + RESERVE <= free:
+            return residency
+    stages = ", ".join(f"{name} {stage_needs(facts, names) / 1e9:.1f} GB" for name, names in STAGES.items())
+    mends = [f"take --residency {SEQUENTIAL}"] if asked == RESIDENT else []
+    mends += [] if streams else ["build with --weight-streaming"]
+    raise EngineError(
+        f"{path.parent.name} needs {needed(facts, candidates[-1]) / 1e9:.1f} GB of the GPU at once ({stages}) and it "
+        f"has {free / 1e9:.1f} of {total / 1e9:.1f} GB free; close other programs on it, build for a smaller size"
+        f"{''.join(f', or {mend}' for mend in mends)}"
+    )
+
+
+def needed(facts: EngineFacts, residency: str) -> int:
+    """Bytes at the peak of a run."""
+    if residency == RESIDENT:
+        return stage_needs(facts, [name for names in STAGES.values() for name in names])
+    return max(stage_needs(facts, names, streams=residency == STREAMING) for names in STAGES.values())
+
+
+def stage_needs(facts: EngineFacts, names: Sequence[str], *, streams: bool = False) -> int:
+    """Bytes of the components ``names`` at once. streams: their weights come as they are used."""
+    parts = [facts.components[name] for name in names if name in facts.components]
+    weights = 0 if streams else sum(_weights(part) for part in parts)
+    return weights + _working(parts) + sum(part.get("ports") or 0 for part in parts)
+
+
+def expected_working(facts: EngineFacts, component: str, residency: str) -> int:
+    """Bytes of working memory that the engines which are open together with ``component`` will share."""
+    open_together = next((names for names in STAGES.values() if component in names), (component,))
+    names = facts.components if residency == RESIDENT else open_together
+    return _working([facts.components[name] for name in names if name in facts.components])
+
+
+def _weights(part: dict[str, Any]) -> int:
+    """As TensorRT told, else the engine's file, which holds little else."""
+    return int(part.get("weights") or part["bytes"])
+
+
+def _working(parts: Sequence[dict[str, Any]]) -> int:
+    return max((int(part.get("working") or 0) for part in parts), default=0)

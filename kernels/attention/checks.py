@@ -1,0 +1,32 @@
+"""What attention asks of its heads and of its chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from anyflow_rt.errors import EngineError
+from anyflow_rt.kernels.checks import check_address, check_dtype, check_index, check_shape
+
+
+def check_heads(name: str, tensor: Tensor, shape: Sequence[int | str], dtypes: Sequence[torch.dtype]) -> None:
+    """Raise EngineError unless ``tensor`` fits and a head's features are neighbours."""
+    check_dtype(name, tensor, dtypes)
+    check_shape(name, tensor, shape)
+    check_address(name, tensor)
+    if tensor.shape[3] > 1 and tensor.stride(3) != 1:
+        raise EngineError(f"{name} has strides {tuple(tensor.stride())}; accepted: 1 along its last axis")
+
+
+def check_reach(name: str, stride: int, rows: int) -> None:
+    """Raise EngineError where the ``rows`` of a block, ``stride`` elements apart, lie further apart than indices go."""
+    check_index(f"{name}'s row stride {stride} times a block of {rows} rows", stride * rows)
+
+
+def check_chunks(chunks: Sequence[int], query_length: int, key_length: int) -> None:
+    if any(not isinstance(chunk, int) or chunk < 1 for chunk in chunks) or sum(chunks) != query_length:
+        raise EngineError(f"chunks is {list(chunks)}; accepted: positive lengths whose sum is Lq, {query_length}")
+    if key_length < query_length:
+        raise EngineError(f"key has {key_length} keys for {query_length} queries in chunks; accepted: at least as many")

@@ -1,0 +1,162 @@
+"""What of the TensorRT runner is no GPU's business: memory that is used again, and what fits into a GPU's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anyflow_rt.engines.arrays import to_host
+from anyflow_rt.engines.nvml import GpuMeter, open_nvml
+from anyflow_rt.engines.tensorrt.record import EngineFacts
+from anyflow_rt.engines.tensorrt.residency import RESERVE, choose_residency, expected_working, needed
+from anyflow_rt.errors import EngineError, UsageError
+
+torch = pytest.importorskip("torch")
+
+from anyflow_rt.engines.tensorrt.buffers import Buffers  # noqa: E402 - it needs torch
+
+GB = 10**9
+SHAPE, FLOAT = (1, 3, 4), torch.float32
+
+
+def test_the_state_of_a_run_goes_to_and_fro_between_two_places() -> None:
+    buffers = Buffers("cpu")
+    state = np.ones(SHAPE, np.float32)
+    places = []
+    for _ in range(6):
+        read = buffers.input("latents", state, FLOAT)
+        state = buffers.output("z_r", SHAPE, FLOAT)
+        assert read.data_ptr() != state.data_ptr(), "nothing is written where the jump still reads"
+        state.copy_(read + 1)
+        places.append((read.data_ptr(), state.data_ptr()))
+    assert (to_host(state) == 7).all()
+    assert len(set(places[1:])) == 2 and places[1] == places[3] == places[5]
+
+
+def test_what_a_caller_keeps_is_not_overwritten() -> None:
+    buffers = Buffers("cpu")
+    first = buffers.output("z_r", SHAPE, FLOAT).fill_(1)
+    view = first[:, 1:]
+    del first
+    for number in range(2, 5):
+        buffers.output("z_r", SHAPE, FLOAT).fill_(number)
+    assert (view == 1).all()
+    place = view.data_ptr() - view.storage_offset() * 4
+    del view
+    found = {buffers.output("z_r", SHAPE, FLOAT).data_ptr() for _ in range(3)}
+    assert place in found and len(found) <= 2
+    assert buffers.output("z_r", (2, 2), FLOAT).shape == (2, 2), "another size is another place"
+
+
+def test_arrays_are_uploaded_when_they_may_have_changed() -> None:
+    buffers = Buffers("cpu")
+    array = np.zeros(SHAPE, np.float32)
+    first = buffers.input("interval", array, FLOAT)
+    array += 1
+    again = buffers.input("interval", array, FLOAT)
+    assert again.data_ptr() == first.data_ptr() and (again == 1).all()
+    table = np.full(SHAPE, 5, np.float32)
+    table.flags.writeable = False
+    kept = buffers.input("rope_cos", table, FLOAT)
+    kept.fill_(9)  # to see whether it is written again
+    assert (buffers.input("rope_cos", table, FLOAT) == 9).all()
+    other = table.copy()
+    assert (buffers.input("rope_cos", other, FLOAT) == 5).all()
+    view = array[:, :2]
+    view.flags.writeable = False
+    buffers.input("rope_sin", view, FLOAT)
+    array += 1
+    assert (buffers.input("rope_sin", view, FLOAT) == 2).all(), "read-only, but of memory that is not"
+
+
+def test_bits_of_bfloat16_both_ways() -> None:
+    bits = np.array([[0x3F80, 0xC000]], np.uint16)
+    tensor = Buffers("cpu").input("cross_key", bits, torch.bfloat16)
+    assert tensor.tolist() == [[1.0, -2.0]]
+    assert np.array_equal(to_host(tensor), bits) and to_host(bits) is bits
+
+
+def test_without_a_gpu_nobody_is_asked() -> None:
+    with open_nvml() as nvml:
+        if nvml is not None:
+            pytest.skip("here is a GPU's driver")
+    meter = GpuMeter()
+    assert meter.read() is None
+    meter.close()
+
+
+def facts(streams: bool = False) -> EngineFacts:
+    """A text encoder of 11 GB, a denoiser of 3 and a decoder that works in 6."""
+
+    def part(weights: float, working: float, ports: float) -> dict[str, int | None]:
+        sizes = {"weights": weights, "working": working, "ports": ports, "bytes": weights}
+        return {name: int(value * GB) for name, value in sizes.items()}
+
+    components = {
+        "text_encoder": part(11, 0.5, 0),
+        "conditioner": part(0.3, 0.1, 0.1),
+        "time_embedder": part(0.1, 0.01, 0),
+        "denoiser": part(3, 2, 0.2),
+        "vae_decoder_first": part(0.1, 3, 1),
+        "vae_decoder_next": part(0.1, 6, 2),
+    }
+    return EngineFacts("tensorrt_rtx", "1.7.1", "sm_89", "bf16", {"weight_streaming": streams}, components)
+
+
+PATH = Path("bundle/engines/sm_89/tensorrt_rtx-bf16-81x480x832/denoiser.engine")
+
+
+def test_what_a_run_needs() -> None:
+    assert needed(facts(), "resident") == pytest.approx(14.6 * GB + 6 * GB + 3.3 * GB, rel=1e-6)
+    assert needed(facts(), "sequential") == pytest.approx(11.3 * GB + 0.5 * GB + 0.1 * GB, rel=1e-6)
+    assert needed(facts(), "streaming") == pytest.approx(9 * GB, rel=1e-6), "decoding, without its weights"
+    assert expected_working(facts(), "denoiser", "resident") == 6 * GB
+    assert expected_working(facts(), "denoiser", "sequential") == 2 * GB
+    untold = facts()
+    untold.components["denoiser"].update(weights=None, working=None)
+    assert expected_working(untold, "denoiser", "sequential") == 0.01 * GB
+    assert needed(untold, "resident") == needed(facts(), "resident"), "its file says what its weights are"
+
+
+@pytest.mark.parametrize(
+    "free, streams, asked, usual, expected",
+    [
+        (32, False, None, "resident", "resident"),
+        (20, False, None, "resident", "sequential"),
+        (32, False, None, "sequential", "sequential"),
+        (20, False, "sequential", "resident", "sequential"),
+        (10, True, None, "resident", "streaming"),
+        (32, True, "streaming", "resident", "streaming"),
+    ],
+)
+def test_the_first_residency_that_fits(free: int, streams: bool, asked: str | None, usual: str, expected: str) -> None:
+    found = choose_residency(facts(streams), PATH, free=free * GB, total=32 * GB, asked=asked, usual=usual)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    "free, streams, asked, words",
+    [
+        (20, False, "resident", r"needs 23\.9 GB of the GPU at once \(text 11\.9 GB, jump .*, or take --residency seq"),
+        (
+            8,
+            False,
+            None,
+            r"has 8\.0 of 32\.0 GB free; close other programs .*, or build with --weight-streaming",
+        ),
+        (8, True, None, r"81x480x832 needs 9\.0 GB .* build for a smaller size$"),
+    ],
+)
+def test_too_little_memory_is_said_before_anything_is_opened(
+    free: int, streams: bool, asked: str | None, words: str
+) -> None:
+    with pytest.raises(EngineError, match=words):
+        choose_residency(facts(streams), PATH, free=free * GB, total=32 * GB, asked=asked, usual="resident")
+
+
+def test_streaming_takes_an_engine_that_was_built_for_it() -> None:
+    with pytest.raises(UsageError, match="built without weight streaming; leave out --residency streaming, or "):
+        choose_residency(facts(), PATH, free=99 * GB, total=99 * GB, asked="streaming", usual="resident")
+    assert RESERVE < GB
