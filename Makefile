@@ -1,4 +1,5 @@
 # make demo: a video from a prompt, from a fresh clone.   make test: the tests, likewise.
+# make demo-stream: the causal checkpoint, whose frames are in the file chunk by chunk.
 # make curves: quality against steps of the shipped checkpoint, of its forward-only stage and of its teacher.
 # make bench: quality and latency against steps beside diffusers (bench-report/), then the speed and memory targets.
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 export PYTHONSAFEPATH := 1
 PROMPT ?= a large red circle moving right on a black background
 
-.PHONY: demo test lint bench curves clean
+.PHONY: demo demo-stream test lint bench curves clean
 
 $(VENV)/.installed: setup.py pyproject.toml constraints.txt
 	@echo 'installing into $(VENV): a few minutes, about 2 GB'
@@ -21,6 +22,12 @@ demo: $(VENV)/.installed
 	$(BIN)/anyflow-rt run --prompt "$(PROMPT)" --output demo.mp4
 	$(BIN)/anyflow-rt run --prompt "$(PROMPT)" --output demo.png
 	@echo "demo.mp4 was asked for: $(PROMPT) (demo.png is its contact sheet)"
+
+demo-stream: $(VENV)/.installed
+	$(BIN)/anyflow-rt build --ckpt shapes-causal
+	$(BIN)/anyflow-rt run --bundle shapes-causal --prompt "$(PROMPT)" --stream demo-stream.mp4
+	$(BIN)/anyflow-rt run --bundle shapes-causal --prompt "$(PROMPT)" --output demo-stream.png
+	@echo "demo-stream.mp4 was written chunk by chunk: $(PROMPT) (demo-stream.png is its contact sheet)"
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_OPTIONS)
@@ -42,4 +49,4 @@ curves: $(VENV)/.installed
 		--series teacher=docs/results/teacher.json --report curves-report
 
 clean:
-	rm -rf $(VENV) build *.egg-info demo.mp4 demo.png bench-report curves-report
+	rm -rf $(VENV) build *.egg-info demo.mp4 demo.png demo-stream.mp4 demo-stream.png bench-report curves-report

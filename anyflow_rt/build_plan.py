@@ -20,6 +20,7 @@ from anyflow_rt.engines.targets import CPU, parse_targets
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.engines.text_weights import INT8, check_text_weights, text_weights_of
 from anyflow_rt.errors import BundleError, UsageError
+from anyflow_rt.shipped import shipped
 
 OUTSIDE_THE_CACHE = (
     "set XDG_CACHE_HOME to another directory, or choose the place with  anyflow-rt build --out DIR  and use it with  "
@@ -30,7 +31,8 @@ OUTSIDE_THE_CACHE = (
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build. Sizes are those a bundle makes where a run does not say; they limit nothing on a CPU.
+    """What to build. checkpoint: a directory, a hub id, or the name of a shipped one. Sizes are those a bundle makes
+    where a run does not say; they limit nothing on a CPU.
 
     check_parity, calibrate None: for checkpoints under 1 GB. text_weights: of the text encoder, ``stored`` or ``int8``;
     None: as in the bundle that is there, else ``stored``.
@@ -51,6 +53,12 @@ class BuildOptions:
     calibrate: bool | None = None
     text_weights: str | None = None
     tensorrt: TensorRtSettings = field(default_factory=TensorRtSettings)
+
+    @property
+    def source(self) -> str:
+        """The checkpoint: a shipped one by its directory, others as given."""
+        directory = shipped(self.checkpoint)
+        return self.checkpoint if directory is None else str(directory)
 
     def __post_init__(self) -> None:
         check_path("the checkpoint", self.checkpoint, "give a directory or a hub id (owner/name)")
@@ -114,7 +122,7 @@ class Preview:
 
 def plan_build(options: BuildOptions) -> BuildPlan:
     """Resolve ``options``. Raises UsageError or CheckpointError for what no build can do."""
-    checkpoint = load_checkpoint(options.checkpoint, revision=options.revision)
+    checkpoint = load_checkpoint(options.source, revision=options.revision)
     engine, precision, wanted = resolve_engines(options.targets, options.engine, options.precision)
     wanted = () if options.onnx_only else wanted
     refuse_causal(checkpoint.architecture, wanted)
@@ -165,7 +173,7 @@ def missing_components(plan: BuildPlan, present: Mapping[str, ComponentRecord]) 
 
 def bundle_path(options: BuildOptions) -> Path:
     """Where the bundle goes: as asked, or its place in the user's cache."""
-    return Path(options.out) if options.out is not None else locations.default_bundle_path(options.checkpoint)
+    return Path(options.out) if options.out is not None else locations.default_bundle_path(options.source)
 
 
 def refuse_causal(architecture: Architecture, wanted: Sequence[WantedEngine]) -> None:

@@ -25,6 +25,9 @@ from anyflow_rt.sampling.limits import Limits, check_budget
 from anyflow_rt.sampling.planner import Tables
 from anyflow_rt.sampling.schedule import GRID_INTERVALS, Plan, grid
 
+RESERVE = 0.5
+"""Of the time the longest chunk plays for: what plans for a player leave of it, so that a burst that begins while a
+chunk is in work meets a player with something to show. ``ChunkReport.due`` is without it."""
 REMEMBERED = 8
 """Decoded chunks whose slowest says how long to leave for decoding."""
 
@@ -74,7 +77,7 @@ class ChunkDeadlines:
         control = Controller(
             self._tables,
             self._forecaster,
-            deadline=(due - self._decode_seconds(layout.frames(index))) / cost,
+            deadline=(due - self._reserve(layout) - self._decode_seconds(layout.frames(index))) / cost,
             confidence=self._pace.confidence,
             limits=self._pace.limits,
             clock=clock,
@@ -110,6 +113,12 @@ class ChunkDeadlines:
             # Not decoded yet: it will be soon, and so playing begins later than assumed.
             begun = time.perf_counter() if self._first_ready is None else self._first_ready
         return begun + playing_lead(frames, self._pace.fps) + sum(frames[:index]) / self._pace.fps
+
+    def _reserve(self, layout: ChunkLayout) -> float:
+        """Seconds before a chunk is due at which its plan is to end; none where each has a budget of its own."""
+        if self._pace.fps is None or self._pace.seconds is not None:
+            return 0.0
+        return RESERVE * playing_lead([layout.frames(layout.longest)], self._pace.fps)
 
     def _decode_seconds(self, frames: int) -> float:
         with self._guard:

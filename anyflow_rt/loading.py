@@ -7,20 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anyflow_rt.engines.bundle import Bundle, read_manifest
-from anyflow_rt.engines.checkpoint_hash import content_hash
 from anyflow_rt.engines.export import EXPORT_VERSION
-from anyflow_rt.engines.hub import CONFIG_PATTERNS
 from anyflow_rt.engines.locations import default_bundle_path
 from anyflow_rt.engines.manifest import bundle_id
 from anyflow_rt.errors import BundleError
 from anyflow_rt.runtime import Runtime
+from anyflow_rt.shipped import SHAPES_CHECKPOINT, shipped, shipped_hash
 
 logger = logging.getLogger(__name__)
 
 Report = Callable[[str], object]
-
-SHAPES_CHECKPOINT = Path(__file__).parent / "data" / "shapes"
-"""The checkpoint that ships with the package: 64x64 clips of moving shapes."""
 
 
 def load(
@@ -33,10 +29,10 @@ def load(
 ) -> Runtime:
     """Open a bundle that ``anyflow-rt build`` made, ready to generate.
 
-    bundle: its directory; None (default) is that of the shipped shapes checkpoint, built on first use. engine:
-    ``openvino``, ``onnxruntime`` or, of a bundle built for this machine's GPU, ``tensorrt_rtx``, ``triton`` or
-    ``tensorrt``; None (default) is the fastest here. precision: ``fp32``, ``bf16`` or ``fp16``; None (default) is bf16
-    where engine and processor have it.
+    bundle: its directory; None (default) is that of the shipped shapes checkpoint, built on first use, as is
+    ``shapes-causal``, the causal one's. engine: ``openvino``, ``onnxruntime`` or, of a bundle built for this machine's
+    GPU, ``tensorrt_rtx``, ``triton`` or ``tensorrt``; None (default) is the fastest here. precision: ``fp32``,
+    ``bf16`` or ``fp16``; None (default) is bf16 where engine and processor have it.
     prompt_cache: a directory where prompt embeddings are kept, so that a prompt that is in it needs no text encoder,
     which is then not opened; None (default) keeps none. residency: ``resident`` keeps all engines open, ``sequential``
     those of one stage at a time, ``streaming`` does so with TensorRT's weight streaming; None (default) is the first
@@ -81,42 +77,45 @@ def open_runtime(
 
 def open_bundle(bundle: str | Path | None = None, report: Report = logger.warning) -> Bundle:
     """The bundle that ``load`` opens, without an engine."""
-    return Bundle.open(_shapes_bundle(report) if bundle is None else bundle)
+    checkpoint = _shipped(bundle)
+    return Bundle.open(bundle if checkpoint is None else _shipped_bundle(checkpoint, report))  # type: ignore[arg-type]
 
 
-def shapes_bundle_is_built() -> bool:
-    """Whether ``open_bundle(None)`` opens what is there."""
-    return _is_current(default_bundle_path(SHAPES_CHECKPOINT))
+def is_built(bundle: str | Path | None) -> bool:
+    """Whether ``open_bundle`` has nothing to build first."""
+    checkpoint = _shipped(bundle)
+    return checkpoint is None or _is_current(checkpoint)
 
 
-def _shapes_bundle(report: Report) -> Path:
-    """Where the shapes checkpoint's bundle is, after making it where it is not there or of an earlier version."""
-    path = default_bundle_path(SHAPES_CHECKPOINT)
-    if not shapes_bundle_is_built():
+def _shipped(bundle: str | Path | None) -> Path | None:
+    """The shipped checkpoint whose bundle is meant; None where a directory is."""
+    return SHAPES_CHECKPOINT if bundle is None else shipped(bundle)
+
+
+def _shipped_bundle(checkpoint: Path, report: Report) -> Path:
+    """Where its bundle is, after making it where it is not there or of an earlier version."""
+    path = default_bundle_path(checkpoint)
+    if not _is_current(checkpoint):
         from anyflow_rt.build import build, require_packages
         from anyflow_rt.build_plan import BuildOptions
 
-        require_packages("building the shapes checkpoint's bundle")
-        report(f"building the bundle of the shapes checkpoint at {path} (once, about a minute)")
-        build(BuildOptions(checkpoint=str(SHAPES_CHECKPOINT), check_parity=False), report)
+        kind = "shapes" if checkpoint == SHAPES_CHECKPOINT else "causal shapes"
+        require_packages(f"building the {kind} checkpoint's bundle")
+        report(f"building the bundle of the {kind} checkpoint at {path} (once, about a minute)")
+        build(BuildOptions(checkpoint=str(checkpoint), check_parity=False), report)
     return path
 
 
-def _is_current(path: Path) -> bool:
-    """Whether the bundle was made by this version of the package, of the checkpoint it ships. Hashing it takes 10 ms.
+def _is_current(checkpoint: Path) -> bool:
+    """Whether a shipped checkpoint's bundle was made of it by this version of the package. Hashing it takes 10 ms.
 
     A bundle that cannot be read is for ``Bundle.open`` to complain of.
     """
+    path = default_bundle_path(checkpoint)
     if not path.exists():
         return False
     try:
         manifest = read_manifest(path)
     except BundleError:
         return True
-    return manifest.bundle_id == bundle_id(shapes_hash(), EXPORT_VERSION)
-
-
-def shapes_hash() -> str:
-    """``Checkpoint.content_hash`` of the shipped checkpoint, without the packages that ``load_checkpoint`` needs."""
-    configs = (path for name in CONFIG_PATTERNS if (path := SHAPES_CHECKPOINT / name).is_file())
-    return content_hash(SHAPES_CHECKPOINT, (*configs, *SHAPES_CHECKPOINT.glob("*/*.safetensors")))
+    return manifest.bundle_id == bundle_id(shipped_hash(checkpoint), EXPORT_VERSION)

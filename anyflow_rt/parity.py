@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from anyflow_rt.engines.checkpoint_config import read_architecture
+from anyflow_rt.engines.checkpoint_parts import whole_directory
 from anyflow_rt.engines.chunks import make_layout
 from anyflow_rt.engines.geometry import VideoSize, latent_size
 from anyflow_rt.errors import MissingPackageError, ParityError
@@ -78,7 +79,8 @@ class Reference:
         transformers.utils.logging.disable_progress_bar()
         self.architecture = read_architecture(Path(checkpoint))
         kind = diffusers.AnyFlowPipeline if self.architecture.causal is None else diffusers.AnyFlowFARPipeline
-        self.pipeline: Any = kind.from_pretrained(checkpoint, dtype=torch.float32)
+        with whole_directory(Path(checkpoint)) as whole:
+            self.pipeline: Any = kind.from_pretrained(whole, dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def run(self, case: Case) -> tuple[np.ndarray, np.ndarray]:

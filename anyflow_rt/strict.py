@@ -11,7 +11,7 @@ from anyflow_rt.budget import refuse_too_small
 from anyflow_rt.engines import registry
 from anyflow_rt.errors import BudgetError
 from anyflow_rt.latencies import Latencies
-from anyflow_rt.loading import open_bundle, shapes_bundle_is_built
+from anyflow_rt.loading import is_built, open_bundle
 from anyflow_rt.request import make_request, option_names
 
 
@@ -29,10 +29,11 @@ def refuse_unmeetable(
 
     Raises BudgetError, also where the bundle would have to be built first, and whatever opening the bundle raises.
     """
-    if bundle is None and not shapes_bundle_is_built():
+    if not is_built(bundle):
+        which = "" if bundle is None else f" --bundle {bundle}"
         raise BudgetError(
-            "a strict budget cannot be promised before the shapes checkpoint's bundle is built, which takes about a "
-            "minute; build it with  anyflow-rt calibrate  (it also measures what runs take)",
+            f"a strict budget cannot be promised before the {bundle or 'shapes'} checkpoint's bundle is built, which "
+            f"takes about a minute; build it with  anyflow-rt calibrate{which}  (it also measures what runs take)",
             None,
         )
     opened = open_bundle(bundle)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anyflow_rt.benchmarks.measure import Conditions
-from anyflow_rt.benchmarks.suite import BENCHMARKS, DEFAULT, run_benchmarks, write_results
+from anyflow_rt.benchmarks.suite import BENCHMARKS, DEFAULT, GROUPS, run_benchmarks, write_results
 from anyflow_rt.errors import AnyflowError
 
 
@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m anyflow_rt.benchmarks", description="Measure this machine.")
     made.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)} (default: {', '.join(DEFAULT)})"
+        "names", nargs="*", metavar="NAME", help=f"{', '.join((*BENCHMARKS, *GROUPS))} (default: {', '.join(DEFAULT)})"
     )
     made.add_argument(
         "--repetitions", type=int, default=Conditions.rounds, help="rounds of each comparison (default: %(default)s)"

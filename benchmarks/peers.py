@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anyflow_rt.engines.checkpoint_parts import whole_directory
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import MissingPackageError
+from anyflow_rt.parity import uncompiled_flex_attention
 
 Generate = Callable[[str, int], np.ndarray]
 """prompt, seed -> frames (1, T, H, W, 3) float32 in [0, 1]: what ``AnyFlowPipeline`` gives by default."""
+
+CausalGenerate = Callable[[str, int, int, VideoSize, Sequence[int]], np.ndarray]
+"""prompt, seed, steps, size, latent frames of each chunk -> frames (1, T, H, W, 3) float32 in [0, 1]."""
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 """Our names of the precisions, and torch's."""
@@ -56,6 +61,31 @@ def pipeline(checkpoint: Path, precision: str, *, compiled: bool = False, steps:
             num_inference_steps=steps,
             generator=torch.Generator("cpu").manual_seed(seed),
         ).frames
+
+    return generate
+
+
+def causal_pipeline(checkpoint: Path, precision: str) -> CausalGenerate:
+    """A causal checkpoint in diffusers' ``AnyFlowFARPipeline``, eager; see ``parity.uncompiled_flex_attention``."""
+    require_diffusers("comparing with diffusers")
+    import torch
+    from diffusers import AnyFlowFARPipeline
+
+    with whole_directory(checkpoint) as whole:
+        pipe: Any = AnyFlowFARPipeline.from_pretrained(whole, torch_dtype=getattr(torch, DTYPES[precision]))
+    pipe.set_progress_bar_config(disable=True)
+
+    def generate(prompt: str, seed: int, steps: int, size: VideoSize, chunks: Sequence[int]) -> np.ndarray:
+        with uncompiled_flex_attention():
+            return pipe(
+                prompt=prompt,
+                height=size.height,
+                width=size.width,
+                num_frames=size.num_frames,
+                num_inference_steps=steps,
+                chunk_partition=list(chunks),
+                generator=torch.Generator("cpu").manual_seed(seed),
+            ).frames
 
     return generate
 

@@ -21,10 +21,17 @@ BENCHMARKS = {
     "export": "anyflow_rt.benchmarks.export",
     "gpu-build": "anyflow_rt.benchmarks.gpu_build",
     "plans": "anyflow_rt.benchmarks.budget.plans",
+    "causal-speed": "anyflow_rt.benchmarks.causal.speed",
+    "causal-chunks": "anyflow_rt.benchmarks.causal.chunks",
+    "causal-streams": "anyflow_rt.benchmarks.causal.streams",
+    "causal-deadlines": "anyflow_rt.benchmarks.causal.deadlines",
+    "causal-clips": "anyflow_rt.benchmarks.causal.clips",
 }
 """name -> module with ``run(conditions) -> Outcome``."""
 DEFAULT = ("speed", "denoiser", "cold-start", "memory")
-"""All but those that take minutes: two of them gigabytes of disk, the other times nothing."""
+"""All but those that take minutes: two of them gigabytes of disk, another times nothing."""
+GROUPS = {"causal": tuple(name for name in BENCHMARKS if name.startswith("causal-"))}
+"""name -> those that it stands for."""
 
 
 def run_benchmarks(names: Sequence[str], conditions: Conditions) -> dict[str, Any]:
@@ -32,10 +39,10 @@ def run_benchmarks(names: Sequence[str], conditions: Conditions) -> dict[str, An
 
     Raises UsageError for an unknown name; BusyMachineError, ParityError and what else a benchmark raises.
     """
-    wanted = list(names) or list(DEFAULT)
+    wanted = [each for name in names or DEFAULT for each in GROUPS.get(name, (name,))]
     for name in wanted:
         if name not in BENCHMARKS:
-            raise UsageError(f"unknown benchmark {name!r}; the benchmarks are {', '.join(BENCHMARKS)}")
+            raise UsageError(f"unknown benchmark {name!r}; the benchmarks are {', '.join((*BENCHMARKS, *GROUPS))}")
     outcomes: list[Outcome] = []
     for name in wanted:
         conditions.say(f"--- {name}")

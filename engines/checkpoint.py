@@ -19,6 +19,7 @@ from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.checkpoint_config import read_architecture
 from anyflow_rt.engines.checkpoint_file import read_json
 from anyflow_rt.engines.checkpoint_hash import content_hash
+from anyflow_rt.engines.checkpoint_parts import located
 from anyflow_rt.engines.checkpoint_shapes import network_tensors
 from anyflow_rt.engines.hub import CONFIG_PATTERNS, Source, locate
 from anyflow_rt.engines.weights import BASE_NAMES, WeightReader, find_weight_files, weight_patterns
@@ -52,7 +53,7 @@ class Checkpoint:
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that a bundle depends on."""
-        configs = (path for pattern in CONFIG_PATTERNS if (path := self.path / pattern).is_file())
+        configs = (path for name in CONFIG_PATTERNS if (path := located(self.path, name)).is_file())
         return (*configs, *(path for _, paths in self.weight_files for path in paths))
 
     @property
@@ -86,7 +87,8 @@ def load_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     weight_files = []
     for component in NETWORKS:
         found.fetch(weight_patterns(component, variants=False))
-        plain = any(any(found.path.glob(pattern)) for pattern in weight_patterns(component, variants=False))
+        folder = located(found.path, component).parent
+        plain = any(any(folder.glob(pattern)) for pattern in weight_patterns(component, variants=False))
         if not plain:
             found.fetch(weight_patterns(component, variants=True))
         weight_files.append((component, find_weight_files(found.path, component)))
@@ -106,7 +108,7 @@ def _no_checkpoint(found: Source) -> str:
 
 
 def _find_tokenizer(found: Source, architecture: Architecture) -> Path:
-    folder = found.path / "tokenizer"
+    folder = located(found.path, "tokenizer")
     file = folder / "tokenizer.json"
     if not file.is_file():
         found.fetch(("tokenizer/*.model",))

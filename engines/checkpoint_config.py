@@ -19,6 +19,7 @@ from anyflow_rt.engines.architecture import (
 )
 from anyflow_rt.engines.checkpoint_causal import CAUSAL_PIPELINES, CAUSAL_TRANSFORMERS, read_causal
 from anyflow_rt.engines.checkpoint_file import ConfigFile
+from anyflow_rt.engines.checkpoint_parts import located
 from anyflow_rt.errors import CheckpointError
 
 PIPELINES = ("AnyFlowPipeline", "WanAnyFlowPipeline")
@@ -77,12 +78,12 @@ def read_architecture(folder: Path) -> Architecture:
     """
     pipeline = _read_index(ConfigFile(folder / "model_index.json"))
     is_causal = pipeline in CAUSAL_PIPELINES
-    denoiser = ConfigFile(folder / "transformer" / "config.json")
+    denoiser = ConfigFile(located(folder, "transformer/config.json"))
     transformer = read_transformer(denoiser, causal=is_causal)
     causal = read_causal(denoiser, transformer) if is_causal else None
-    vae = read_vae(ConfigFile(folder / "vae" / "config.json"))
-    text_encoder = read_text_encoder(ConfigFile(folder / "text_encoder" / "config.json"))
-    scheduler = read_scheduler(ConfigFile(folder / "scheduler" / "scheduler_config.json"))
+    vae = read_vae(ConfigFile(located(folder, "vae/config.json")))
+    text_encoder = read_text_encoder(ConfigFile(located(folder, "text_encoder/config.json")))
+    scheduler = read_scheduler(ConfigFile(located(folder, "scheduler/scheduler_config.json")))
     if vae.z_dim != transformer.in_channels:
         raise CheckpointError(
             f"{folder}: the VAE has z_dim {vae.z_dim} but the transformer in_channels {transformer.in_channels}; "

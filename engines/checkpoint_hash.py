@@ -22,12 +22,19 @@ REMEMBERED_BYTES = 64 * 2**20
 
 
 def content_hash(root: Path, files: tuple[Path, ...]) -> str:
-    """sha256 (hex) over the names below ``root`` and the contents of ``files``, whatever their order."""
-    named = sorted((path.relative_to(root).as_posix(), path) for path in files)
+    """sha256 (hex) over the names below ``root`` and the contents of ``files``, whatever their order.
+
+    A file of another checkpoint (see ``checkpoint_parts``) has the name that it would have below ``root``.
+    """
+    named = sorted((_name(path, root), path) for path in files)
     with ThreadPoolExecutor(max_workers=4) as pool:
         digests = list(pool.map(file_hash, (path for _, path in named)))
     lines = (f"{name} {digest}\n" for (name, _), digest in zip(named, digests, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else "/".join(path.parts[-2:])
 
 
 def file_hash(path: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from anyflow_rt.engines.checkpoint_file import read_json
+from anyflow_rt.engines.checkpoint_parts import located
 from anyflow_rt.engines.checkpoint_shapes import NetworkTensors, Shape
 from anyflow_rt.errors import CheckpointError, MissingPackageError
 
@@ -48,7 +49,7 @@ def find_weight_files(folder: Path, component: str) -> tuple[Path, ...]:
     variant (``….fp16.safetensors``) is taken only where there is no plain file, and only if it is the only one.
     Raises CheckpointError where nothing can be read.
     """
-    folder, base = folder / component, BASE_NAMES[component]
+    folder, base = located(folder, component), BASE_NAMES[component]
     candidates = [folder / f"{base}.safetensors.index.json", folder / f"{base}.safetensors"]
     if component == "text_encoder":
         candidates.reverse()

@@ -77,7 +77,7 @@ def test_bf16_stays_near(bundle: Path, runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize("context", [CLIP[:1], CLIP[:5]], ids=["image", "clip"])
-def test_bidirectional_runs_begin_with_what_is_given(context: np.ndarray) -> None:
+def test_bidirectional_runs_begin_with_what_is_given(context: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
     made = random_bundle("base")
     case = replace(CASE, size=VideoSize(13, 32, 48), context=context)
     with Runtime(Bundle.open(made.path), engine="openvino", precision="fp32", specialize=False) as runtime:
@@ -85,6 +85,7 @@ def test_bidirectional_runs_begin_with_what_is_given(context: np.ndarray) -> Non
             parity = compare(made.reference, runtime, each)
             assert parity.latent_error <= LATENT_BOUND, str(parity)
             assert parity.frame_error <= FRAME_BOUND, str(parity)
+    assert "it holds the given ones as they are, and was trained for text alone" in caplog.text
 
 
 def test_what_comes_back(runtime: Runtime) -> None:

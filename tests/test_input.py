@@ -166,8 +166,10 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         sound.sample_rate = 8000
         for packet in stream.encode(sound):
             container.mux(packet)
-    for name in ("empty.png", "text.png", "cut.png"):
+    for name in ("text.png", "cut.png"):
         assert name in refusal(image=tmp_path / name)
+    assert "empty.png' is empty" in refusal(image=tmp_path / "empty.png")
+    assert "empty.png' is empty" in refusal(video=tmp_path / "empty.png")
     assert "No such file" in refusal(image=tmp_path / "absent.png")
     assert "is not a regular file" in refusal(image=tmp_path)
     assert "has no video stream" in refusal(video=tmp_path / "sound.wav")
@@ -176,6 +178,14 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     Image.new("1", (16384, 8200)).save(tmp_path / "huge.png")
     assert "has 16384x8200 pixels" in refusal(image=tmp_path / "huge.png")
+
+
+@pytest.mark.parametrize("size", [(1, 30000), (60000, 2)])
+def test_pictures_too_narrow_to_cover_a_video(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, RED).save(tmp_path / "narrow.png")
+    assert f"{size[0]}x{size[1]} pixels is too narrow to cover" in refusal(image=tmp_path / "narrow.png")
+    assert load(image=tmp_path / "narrow.png", fit="stretch").max() > 200
+    assert load(image=tmp_path / "narrow.png", fit="contain").max() > 200
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.openvino_package import processor_has_bf16
 from anyflow_rt.errors import AnyflowError, BundleError, OutputError, UsageError
-from anyflow_rt.loading import SHAPES_CHECKPOINT, shapes_hash
 from anyflow_rt.request import make_request
 from anyflow_rt.runtime import Runtime
 from anyflow_rt.sampling.schedule import uniform_plan
+from anyflow_rt.shipped import SHIPPED, shipped_hash
 
 SIZE: dict[str, Any] = {"height": 32, "width": 48, "num_frames": 5, "max_sequence_length": 32}
 PROMPT, OTHER = "a red circle", "the small green square moves slowly left"
@@ -365,8 +365,9 @@ def test_interval_zero_keeps_every_bit(bundle: Path, target: tuple[str, str]) ->
     assert not np.array_equal(moved[~still], arrays["latents"][~still])
 
 
-def test_the_hash_of_the_shipped_checkpoint_is_the_checkpoints() -> None:
-    assert shapes_hash() == load_checkpoint(SHAPES_CHECKPOINT).content_hash()
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_hash_of_a_shipped_checkpoint_is_the_checkpoints(name: str) -> None:
+    assert shipped_hash(SHIPPED[name]) == load_checkpoint(SHIPPED[name]).content_hash()
 
 
 def test_a_run_imports_nothing_heavy(bundle: Path, tmp_path: Path) -> None:

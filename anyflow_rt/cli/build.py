@@ -23,7 +23,10 @@ HELP = "make a bundle of a checkpoint"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument(
-        "--ckpt", type=not_empty, metavar="DIR|HUB_ID", help="a diffusers checkpoint (default: the shipped shapes one)"
+        "--ckpt",
+        type=not_empty,
+        metavar="DIR|HUB_ID",
+        help="a diffusers checkpoint, or a shipped one: shapes (default), shapes-causal",
     )
     parser.add_argument(
         "--bundle",
@@ -73,10 +76,9 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     from anyflow_rt.build import build
     from anyflow_rt.build_plan import BuildOptions, preview
     from anyflow_rt.engines.targets import parse_targets
-    from anyflow_rt.loading import SHAPES_CHECKPOINT
 
     wanted = BuildOptions(
-        checkpoint=str(SHAPES_CHECKPOINT) if options.ckpt is None else options.ckpt,
+        checkpoint="shapes" if options.ckpt is None else options.ckpt,
         out=None if options.out is None else Path(options.out),
         revision=options.revision,
         targets=parse_targets(options.target),

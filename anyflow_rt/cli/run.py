@@ -25,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags. Those left out take the library's own defaults."""
     parser.add_argument("--prompt", required=True, action="append", help="what to show; may be given several times")
     parser.add_argument(
-        "--bundle", type=not_empty, metavar="DIR", help="a bundle made by build (default: the shapes checkpoint's)"
+        "--bundle",
+        type=not_empty,
+        metavar="DIR",
+        help="a bundle made by build, or a shipped checkpoint's: shapes (default), shapes-causal",
     )
     parser.add_argument("--output", type=not_empty, metavar="FILE", help=".mp4 (default out.mp4), .gif, .png, .npy")
     parser.add_argument(

@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from anyflow_rt.errors import UsageError
+
 FITS = ("cover", "contain", "stretch")
 """``cover`` fills the video and cuts what is beyond it, ``contain`` shows all with black beside it, ``stretch`` keeps
 neither proportions nor anything out."""
+
+LONGEST_SIDE = 1 << 16
+"""Pixels of a picture that is scaled: FFmpeg scales none that is longer."""
 
 DISPLAY_MATRIX = "DISPLAYMATRIX"
 
@@ -18,10 +23,16 @@ def fit_frame(frame: Any, height: int, width: int, fit: str, turn: np.ndarray | 
     """An ``av.VideoFrame`` of any size and pixel format -> uint8 RGB (height, width, 3).
 
     turn (2, 2): where its x (first row) and y are shown, as right and down; None is what its display matrix says.
+    Raises UsageError for a picture so narrow that covering the video would need millions of pixels.
     """
     turn = _display_turn(frame) if turn is None else turn
     sideways = abs(turn[0, 1]) > abs(turn[0, 0])
     inner_height, inner_width = _inner(*_swap(frame.height, frame.width, sideways), height, width, fit)
+    if max(inner_height, inner_width) > LONGEST_SIDE:
+        raise UsageError(
+            f"a picture of {frame.width}x{frame.height} pixels is too narrow to {fit} a video of {width}x{height}; cut "
+            "it first, or give fit contain or stretch"
+        )
     scaled_height, scaled_width = _swap(inner_height, inner_width, sideways)
     scaled = frame.reformat(width=scaled_width, height=scaled_height, format="rgb24", interpolation="BICUBIC")
     pixels = _turned(scaled.to_ndarray(), turn)

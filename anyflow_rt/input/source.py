@@ -112,6 +112,8 @@ def _read(source: Source, fps: float) -> Iterator[Picture]:
     name, path = _name(source), os.fspath(source.value)
     if os.path.exists(path) and not os.path.isfile(path):
         raise UsageError(f"{name} is not a regular file; give an image or video file")
+    if os.path.exists(path) and not os.path.getsize(path):
+        raise UsageError(f"{name} is empty; give an image or video file")
     try:
         # An open file rather than its name: a name may also be a pattern or a protocol to FFmpeg. The white list
         # keeps playlists from fetching what they name.

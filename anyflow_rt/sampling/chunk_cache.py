@@ -3,11 +3,12 @@
 After every chunk the reference computes the keys and values of all chunks anew. Most of them cannot have changed
 (``engines.chunks`` says why): here the chunk that becomes compressed is computed, once for all, and those that are at
 full resolution, which see it differently now; before anything is compressed, the newest chunk alone.
+
+The keys and values of compressed chunks are kept once, at the head of every row of the piece that the engines read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +24,44 @@ PORTS = ("cache_key", "cache_value")
 
 
 @dataclass
+class _Part:
+    """What was written of one chunk: (key, value), (layers, N, heads, L, d) each."""
+
+    arrays: tuple[np.ndarray, np.ndarray]
+    far: bool
+
+    @property
+    def tokens(self) -> int:
+        return self.arrays[0].shape[3]
+
+
+@dataclass
 class _Prompt:
-    """The cache under one prompt's conditioning: (key, value) of each chunk, the compressed first."""
+    """The cache under one prompt's conditioning.
+
+    buffers: a key's and a value's, flat, of room for the most that is attended to; laid out for ``laid`` tokens a row.
+    kept: compressed chunks that are there alone, ``kept_tokens`` in the head of every row. parts: of those after them.
+    """
 
     conditioning: Conditioning
-    parts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    parts: list[_Part] = field(default_factory=list)
     buffers: list[np.ndarray] = field(default_factory=list)
+    laid: int = 0
+    kept: int = 0
+    kept_tokens: int = 0
+
+    def forget(self, start: int) -> None:
+        """Drop what is known of the chunks from ``start`` on."""
+        if start < self.kept:
+            self.kept = self.kept_tokens = start = 0
+            self.parts.clear()
+        del self.parts[start - self.kept :]
+
+    def keep(self) -> None:
+        """The compressed parts are in the buffers now, which are laid out: there they stay."""
+        while self.parts and self.parts[0].far:
+            self.kept += 1
+            self.kept_tokens += self.parts.pop(0).tokens
 
 
 class ChunkCache:
@@ -43,6 +76,7 @@ class ChunkCache:
         self._components, self._sampling, self._layout = components, sampling, layout
         self._incremental = incremental
         self._prompts = [_Prompt(each) for each in sampling.conditionings]
+        self._modulations: dict[tuple[int, ...], np.ndarray] = {}
         self.finished = 0
 
     def finish(self, latents: np.ndarray) -> None:
@@ -50,7 +84,7 @@ class ChunkCache:
         self.finished += 1
         chunks = self._layout.to_write(self.finished, incremental=self._incremental)
         for prompt in self._prompts:
-            del prompt.parts[chunks.start :]
+            prompt.forget(chunks.start)
         for index in chunks:
             self._write(index, latents, far=index < self._layout.compressed(self.finished))
 
@@ -63,30 +97,41 @@ class ChunkCache:
         start, stop = self._layout.bounds(index)
         chunk = np.ascontiguousarray(latents[:, start:stop])
         tokens = self._components.get("far_tokens" if far else "full_tokens").infer(latents=chunk)["tokens"]
-        clean = modulation(self._components, self._sampling, Jump(0.0, 0.0), chunk.shape[:2])["modulation"]
+        clean = self._clean(chunk.shape[:2])
         rope_cos, rope_sin = self._layout.rope(index, far=far)
         shared = {"tokens": tokens, "modulation": clean, "rope_cos": rope_cos, "rope_sin": rope_sin}
         writer = self._components.get("cache_writer")
         for prompt in self._prompts:
             out = writer.infer(**shared, **vars(prompt.conditioning), **self._assembled(prompt, 0))
-            prompt.parts.append((out["next_cache_key"], out["next_cache_value"]))
+            prompt.parts.append(_Part((out["next_cache_key"], out["next_cache_value"]), far))
+
+    def _clean(self, batch_frames: tuple[int, ...]) -> np.ndarray:
+        """The modulation at t = r = 0, (N, f, 6, D): the same after every chunk of f frames."""
+        found = self._modulations.get(batch_frames)
+        if found is None:
+            found = modulation(self._components, self._sampling, Jump(0.0, 0.0), batch_frames)["modulation"]
+            self._modulations[batch_frames] = found
+        return found
 
     def _assembled(self, prompt: _Prompt, padding: int) -> dict[str, np.ndarray]:
         """All parts in one piece, and ``padding`` zero tokens behind them."""
-        tokens = sum(key.shape[3] for key, _ in prompt.parts) + padding
+        tokens = prompt.kept_tokens + sum(part.tokens for part in prompt.parts) + padding
         shape = self._shape(tokens)
         if not prompt.buffers:
             dtype = self._components.get("denoiser").inputs[PORTS[0]].dtype
             prompt.buffers = [np.zeros(int(np.prod(self._shape(self._capacity()))), dtype) for _ in PORTS]
         found: dict[str, Any] = {}
-        for port, buffer, parts in zip(PORTS, prompt.buffers, _columns(prompt.parts), strict=True):
+        for number, (port, buffer) in enumerate(zip(PORTS, prompt.buffers, strict=True)):
+            _lay_out(buffer, int(np.prod(shape[:3])), prompt.laid, tokens, prompt.kept_tokens, shape[4])
             whole = buffer[: int(np.prod(shape))].reshape(shape)
-            start = 0
-            for part in parts:
-                whole[:, :, :, start : start + part.shape[3]] = part
-                start += part.shape[3]
+            start = prompt.kept_tokens
+            for part in prompt.parts:
+                whole[:, :, :, start : start + part.tokens] = part.arrays[number]
+                start += part.tokens
             whole[:, :, :, start:] = 0
             found[port] = whole
+        prompt.laid = tokens
+        prompt.keep()
         return found
 
     def _shape(self, tokens: int) -> tuple[int, ...]:
@@ -100,5 +145,13 @@ class ChunkCache:
         return max(layout.seen(index) + layout.padding(index) for index in range(len(layout)))
 
 
-def _columns(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    return [key for key, _ in parts], [value for _, value in parts]
+def _lay_out(buffer: np.ndarray, rows: int, before: int, after: int, kept: int, width: int) -> None:
+    """Move the first ``kept`` tokens, of ``width`` values, of every row: from rows of ``before`` tokens to ``after``.
+
+    In place: rows that move up go last to first, those that move down first to last, so none is overwritten unread.
+    """
+    if before == after:
+        return
+    for row in reversed(range(rows)) if after > before else range(rows):
+        start, end = row * before * width, row * after * width
+        buffer[end : end + kept * width] = buffer[start : start + kept * width]

@@ -10,9 +10,14 @@ import numpy as np
 
 from anyflow_rt.components import Components
 from anyflow_rt.engines.chunks import ChunkLayout
+from anyflow_rt.memory import give_back_free_memory
 from anyflow_rt.sampling.chunk_cache import ChunkCache
 from anyflow_rt.sampling.executor import Jumped, OnStep, Sampling, run_jumps
 from anyflow_rt.sampling.guide import Guide
+
+TIDIED_EVERY = 8
+"""Chunks between looks at what the allocator holds: each attends to more than the one before, so every buffer of the
+last one is too small for the next, and what is freed in pieces would pile up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +56,8 @@ def run_chunks(
         begun = time.perf_counter()
         if index:
             cache.finish(latents)
+        if index % TIDIED_EVERY == TIDIED_EVERY - 1:
+            give_back_free_memory()
         remembered = time.perf_counter() - begun
         start, stop = layout.bounds(index)
         jumped = None

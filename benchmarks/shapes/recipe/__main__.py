@@ -33,11 +33,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     latents.add_argument("--clips", type=int, default=8000, help="(default: %(default)s)")
     latents.add_argument("--seed", type=int, default=0, help="which set (default: %(default)s)")
     export = stages.add_parser("export", help="write the checkpoint in the diffusers layout, float16")
-    export.add_argument("--out", type=Path, help="directory (default: the one that ships with the package)")
+    export.add_argument("--out", type=Path, help="directory (default: where it ships with the package)")
     export.add_argument(
         "--denoiser",
         choices=("teacher", "flow_map", "on_policy", "causal"),
-        help="whose denoiser (default: the newest bidirectional one); causal needs --out",
+        help="whose denoiser (default: the newest bidirectional one)",
     )
     evaluate = stages.add_parser("evaluate", help="judge samples of held-out prompts")
     evaluate.add_argument("--checkpoint", type=Path, help="directory (default: the one that ships with the package)")
@@ -79,11 +79,9 @@ def main() -> None:
 
         causal.train(options.seconds, options.initial)
     elif options.stage == "export" and options.denoiser == "causal":
-        from anyflow_rt.benchmarks.shapes.recipe import causal
+        from anyflow_rt.benchmarks.shapes.recipe.export_shared import export_causal
 
-        if options.out is None:
-            raise SystemExit("export --denoiser causal needs --out: the shipped checkpoint is the bidirectional one")
-        causal.export(options.out)
+        export_causal(options.out)
     elif options.stage == "latents":
         from anyflow_rt.benchmarks.shapes.recipe.latents import encode
 

@@ -15,7 +15,7 @@ from anyflow_rt.benchmarks.shapes.recipe.text import new_text_encoder, new_token
 from anyflow_rt.benchmarks.shapes.recipe.transformer import TIME_SHIFT, TIME_UNITS, new_transformer
 from anyflow_rt.benchmarks.shapes.recipe.vae import load_vae
 from anyflow_rt.benchmarks.shapes.world import FRAME_SIZE, NUM_FRAMES
-from anyflow_rt.defaults import FILE_NAME
+from anyflow_rt.engines.checkpoint_parts import OWN_FILE
 from anyflow_rt.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def save_pipeline(
     _edit_json(directory / "tokenizer" / "tokenizer_config.json", tokenizer_class=TOKENIZER_CLASS)
     _edit_json(directory / "model_index.json", tokenizer=["transformers", TOKENIZER_CLASS])
     size = {"num_frames": NUM_FRAMES, "height": FRAME_SIZE, "width": FRAME_SIZE, "fps": FRAME_RATE}
-    (directory / FILE_NAME).write_text(json.dumps(size) + "\n")
+    (directory / OWN_FILE).write_text(json.dumps(size) + "\n")
     for path in directory.rglob("*.safetensors"):
         path.chmod(0o644)
     total = sum(path.stat().st_size for path in directory.rglob("*.safetensors"))
