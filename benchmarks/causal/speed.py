@@ -14,7 +14,7 @@ from anyflow_rt.errors import ParityError
 from anyflow_rt.runtime import Runtime
 from anyflow_rt.shipped import CAUSAL_CHECKPOINT
 
-WARM_UPS = 2
+WARM_UPS = 1
 OVER_EAGER = 4.0
 """Target: our best against diffusers as a user gets it, fp32."""
 
