@@ -33,7 +33,7 @@ FLAGS = {
         "--prompt", "--bundle", "--output", "--steps", "--budget", "--confidence", "--strict-budget", "--min-steps",
         "--max-steps", "--preview", "--seed", "--height", "--width", "--num-frames", "--num-videos",
         "--negative-prompt", "--guidance-scale", "--max-sequence-length", "--euler", "--fps", "--quality", "--engine",
-        "--precision", "--image", "--video", "--fit", "--stream", "--fps-deadline",
+        "--precision", "--image", "--video", "--fit", "--stream", "--fps-deadline", "--prompt-cache", "--residency",
     },
     "calibrate": {
         "--bundle", "--steps", "--rounds", "--seconds", "--openings", "--height", "--width", "--num-frames",
@@ -43,7 +43,8 @@ FLAGS = {
         "--ckpt", "--revision", "--out", "--target", "--engine", "--precision", "--height", "--width", "--num-frames",
         "--onnx-only", "--dry-run", "--force", "--check-parity", "--no-check-parity", "--calibrate", "--no-calibrate",
         "--smallest", "--largest", "--batch", "--prompt-lengths", "--cross-keys", "--optimization-level",
-        "--weight-streaming", "--refit", "--strip", "--version-compatible", "--hardware",
+        "--weight-streaming", "--refit", "--strip", "--version-compatible", "--hardware", "--triton-kernels",
+        "--text-weights", "--bundle",
     },
 }  # fmt: skip
 
