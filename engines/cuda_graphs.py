@@ -1,7 +1,8 @@
 """A function of tensors as CUDA graphs, one for each set of shapes: hundreds of launches for the price of one.
 
-Not yet run on a GPU. The first call of a shape runs the function once as it is, so that every kernel is compiled and
-loaded, and captures the second; later calls copy their inputs into the graph's, replay it, and copy the result out.
+Not yet run on a GPU. The first call of a shape runs the function as it is, which compiles and loads every kernel, gives
+what came out, and captures the function once more: that queues nothing, it takes the time of the processor's part of all
+launches. Later calls copy their inputs into the graph's, replay it, and copy the result out.
 """
 
 from __future__ import annotations
@@ -41,23 +42,25 @@ class ShapeGraphs:
         if found is None:
             while len(self._captured) >= KEPT:
                 self._captured.popitem(last=False)
-            found = self._captured[key] = self._capture(tensors)
-        else:
-            self._captured.move_to_end(key)
-            for name, tensor in tensors.items():
-                found.inputs[name].copy_(tensor)
+            self._captured[key], output = self._first(tensors)
+            return output
+        self._captured.move_to_end(key)
+        for name, tensor in tensors.items():
+            found.inputs[name].copy_(tensor)
         found.graph.replay()
         return found.output.clone()
 
-    def _capture(self, tensors: Mapping[str, Tensor]) -> _Captured:
+    def _first(self, tensors: Mapping[str, Tensor]) -> tuple[_Captured, Tensor]:
+        """The graph for these shapes, and the function's value, computed without it."""
         inputs = {name: tensor.to(self._device).contiguous().clone() for name, tensor in tensors.items()}
-        stream = torch.cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream(self._device))
+        stream, current = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):
-            self._function(**inputs)
-        torch.cuda.current_stream(self._device).wait_stream(stream)
+            value = self._function(**inputs)
+        current.wait_stream(stream)
+        value.record_stream(current)
         graph = torch.cuda.CUDAGraph()
         # Other threads may be loading the decoder: what they ask of the driver must not end this capture.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             output = self._function(**inputs)
-        return _Captured(graph, inputs, output)
+        return _Captured(graph, inputs, output), value

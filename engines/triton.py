@@ -13,14 +13,14 @@ kernels from the bundle, tensors that stay on the device) is not.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from anyflow_rt.engines.engine import Engine, TensorSpec
+from anyflow_rt.engines.exact_float32 import exact_float32
 from anyflow_rt.engines.mend import mend_of
 from anyflow_rt.errors import EngineError, MissingPackageError
 
@@ -169,27 +169,6 @@ def import_torch() -> Any:
     except ImportError as error:
         raise MissingPackageError("torch", "triton", "the triton engine") from error
     return torch
-
-
-@contextlib.contextmanager
-def exact_float32() -> Iterator[None]:
-    """Products and convolutions of float32 in float32: cuDNN would shorten its factors to TF32's 10 bits by default.
-
-    What was set before is set again afterwards; it belongs to the process, not to an engine.
-    """
-    import torch
-
-    cuda: Any = torch.backends.cuda
-    cudnn: Any = torch.backends.cudnn
-    switches = (cuda.matmul, cudnn.conv, cudnn.rnn)
-    before = [switch.fp32_precision for switch in switches]
-    for switch in switches:
-        switch.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
 
 
 def _line(error: Exception) -> str:

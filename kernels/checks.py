@@ -6,7 +6,9 @@ is a multiple of 16 bytes, the widest access of a GPU thread.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -69,10 +71,43 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise EngineError(f"{name} is {value!r}; accepted: {', '.join(repr(choice) for choice in choices)}")
 
 
+def check_kind(name: str, value: object, *kinds: type) -> None:
+    """Raise EngineError unless ``value`` is of one of ``kinds``."""
+    if not isinstance(value, kinds):
+        accepted = " or ".join(kind.__name__ for kind in kinds)
+        raise EngineError(f"{name} is {_told(value)}; accepted: {accepted}")
+
+
+def check_number(name: str, value: object, least: float | None = None) -> None:
+    """Raise EngineError unless ``value`` is a finite number, of at least ``least`` where that is given."""
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (least is not None and float(value) < least):  # type: ignore[arg-type]
+        bound = "" if least is None else f" of at least {least:g}"
+        raise EngineError(f"{name} is {_told(value)}; accepted: a finite number{bound}")
+
+
+def check_whole(name: str, value: object, least: int, most: int) -> None:
+    """Raise EngineError unless ``value`` is a whole number from ``least`` to ``most``."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise EngineError(f"{name} is {_told(value)}; accepted: whole numbers from {least} to {most}")
+
+
+def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise EngineError unless both tensors are on one device."""
+    if tensor.device != other.device:
+        raise EngineError(f"{name} is on {tensor.device}, {other_name} on {other.device}; one device is needed")
+
+
 def check_index(what: str, number: int) -> None:
     """Raise EngineError unless ``number`` is at most ``LARGEST_INDEX``; beyond it an index would wrap around."""
     if number > LARGEST_INDEX:
         raise EngineError(f"{what} is {number}; accepted: at most {LARGEST_INDEX}, what kernels count to")
+
+
+def _told(value: object) -> str:
+    """A value for a message: tensors, and whatever else is long, by their type."""
+    text = repr(value)
+    return f"a {type(value).__name__}" if isinstance(value, Tensor) or len(text) > 60 else text
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -77,7 +77,7 @@ class Launch:
         if noted is not None:
             noted.launches.append(self)
             return
-        device = self._device()
+        device = self.device()
         grid = self.grid
         if 0 in grid:
             return
@@ -87,7 +87,8 @@ class Launch:
             if not any(launcher(self, device) for launcher in LAUNCHERS):
                 self.kernel.function[grid](**self.arguments, **self.constants, **options)
 
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where it runs. Raises as ``run``."""
         wanted = "cpu" if INTERPRETED else "cuda"
         first: tuple[str, torch.device] | None = None
         for name, tensor in self.tensors.items():

@@ -33,10 +33,10 @@ from anyflow_rt.engines.architecture import (
 )
 from anyflow_rt.engines.checkpoint_shapes import network_tensors
 from anyflow_rt.engines.engine import Engine
+from anyflow_rt.engines.exact_float32 import exact_float32
 from anyflow_rt.engines.geometry import LatentSize
 from anyflow_rt.engines.registry import open_engine
 from anyflow_rt.engines.torch_pack import Packed, pack_weights
-from anyflow_rt.engines.triton import exact_float32
 from anyflow_rt.engines.triton_build import compile_launches, jump_launches
 from anyflow_rt.kernels.launch import INTERPRETER
 from anyflow_rt.kernels.video_shapes import SHIPPED, SMALL, VideoShape

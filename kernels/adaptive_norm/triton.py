@@ -28,7 +28,15 @@ from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels import launch as launching
 from anyflow_rt.kernels.adaptive_norm.config import configuration
 from anyflow_rt.kernels.adaptive_norm.vectors import Affine, FrameVectors, Gate, Modulation
-from anyflow_rt.kernels.checks import FLOATS, check_choice, check_index, check_tensor
+from anyflow_rt.kernels.checks import (
+    FLOATS,
+    check_choice,
+    check_index,
+    check_kind,
+    check_number,
+    check_tensor,
+    check_whole,
+)
 from anyflow_rt.kernels.launch import Kernel, Launch, power_of_two, target_of
 from anyflow_rt.kernels.numerics import round_to
 from anyflow_rt.kernels.package import tl, triton
@@ -139,6 +147,11 @@ def plan_adaptive_norm(
     batch, frames, tokens, width = residual.shape
     if not 0 < width <= MAXIMUM_WIDTH:
         raise EngineError(f"residual has width {width}; accepted: 1 to {MAXIMUM_WIDTH}")
+    check_number("eps", eps, least=0)
+    if gate is not None:
+        check_kind("gate", gate, Gate)
+    if norm is not None:
+        check_kind("norm", norm, Modulation, Affine)
     if branch is not None:
         check_tensor("branch", branch, tuple(residual.shape), FLOATS)
     elif gate is not None:
@@ -148,9 +161,9 @@ def plan_adaptive_norm(
     modulation = norm if isinstance(norm, Modulation) else None
     affine = norm if isinstance(norm, Affine) else None
     if gate is not None:
-        _check_vectors("gate", gate.vectors, residual, gate.row)
+        _check_vectors("gate", gate.vectors, residual, row=gate.row)
     if modulation is not None:
-        _check_vectors("norm", modulation.vectors, residual, modulation.shift, modulation.scale)
+        _check_vectors("norm", modulation.vectors, residual, shift=modulation.shift, scale=modulation.scale)
     if affine is not None:
         check_tensor("norm.gain", affine.gain, (width,), (torch.float32,))
         check_tensor("norm.bias", affine.bias, (width,), (torch.float32,))
@@ -178,7 +191,7 @@ def plan_adaptive_norm(
         },
         {
             "WIDTH": width,
-            "EPS": eps,
+            "EPS": float(eps),
             "GATE_ROW": gate.row if gate else 0,
             "GATE_ROWS": gate.vectors.modulation.shape[2] if gate else 0,
             "SHIFT_ROW": modulation.shift if modulation else 0,
@@ -193,13 +206,13 @@ def plan_adaptive_norm(
     )
 
 
-def _check_vectors(name: str, vectors: FrameVectors, residual: Tensor, *rows: int) -> None:
+def _check_vectors(name: str, vectors: FrameVectors, residual: Tensor, **rows: int) -> None:
+    check_kind(f"{name}.vectors", vectors, FrameVectors)
     batch, frames, _, width = residual.shape
     check_tensor(f"{name}.vectors.table", vectors.table, ("rows", width), (torch.float32,))
     count = vectors.table.shape[0]
     modulation = vectors.modulation
     given = 1 if isinstance(modulation, Tensor) and modulation.ndim == 4 and modulation.shape[2] == 1 else count
     check_tensor(f"{name}.vectors.modulation", modulation, (batch, frames, given, width), (torch.float32,))
-    for row in rows:
-        if not 0 <= row < count:
-            raise EngineError(f"{name} wants row {row} of a table of {count}; accepted: 0 to {count - 1}")
+    for part, row in rows.items():
+        check_whole(f"{name}.{part}, a row of its table,", row, 0, count - 1)

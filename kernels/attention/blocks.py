@@ -26,8 +26,12 @@ def chunk_blocks(chunks: Sequence[int], prefix: int, block: int) -> list[tuple[i
     return sorted(blocks, key=lambda bounds: -bounds[2])
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def block_table(chunks: tuple[int, ...], prefix: int, block: int, device: torch.device) -> Tensor:
-    """``chunk_blocks`` as (blocks, 3) int32 on ``device``. Kept: a video's chunks repeat from jump to jump."""
+    """``chunk_blocks`` as (blocks, 3) int32 on ``device``.
+
+    Kept, as a video's chunks repeat from jump to jump, and never let go: a CUDA graph that was captured reads the
+    address it had then, for as long as it is replayed. A table is some hundred bytes.
+    """
     blocks = chunk_blocks(chunks, prefix, block)
     return torch.tensor(blocks, dtype=torch.int32).reshape(-1, 3).to(device)

@@ -26,6 +26,9 @@ def check_reach(name: str, stride: int, rows: int) -> None:
 
 
 def check_chunks(chunks: Sequence[int], query_length: int, key_length: int) -> None:
+    """Raise EngineError unless ``chunks`` are whole numbers whose sum is the queries', and there are keys for these."""
+    if not isinstance(chunks, Sequence):
+        raise EngineError(f"chunks is {chunks!r}; accepted: a sequence of positive lengths whose sum is Lq")
     if any(not isinstance(chunk, int) or chunk < 1 for chunk in chunks) or sum(chunks) != query_length:
         raise EngineError(f"chunks is {list(chunks)}; accepted: positive lengths whose sum is Lq, {query_length}")
     if key_length < query_length:

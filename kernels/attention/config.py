@@ -26,6 +26,9 @@ from anyflow_rt.kernels.machines import MACHINES
 MINIMUM_DOT = 16
 """Matrix instructions take blocks of at least 16."""
 
+MINIMUM_INT8_DOT = 32
+"""Those of 8-bit integers add 32 products at a time."""
+
 
 @dataclass(frozen=True)
 class AttentionConfig:
@@ -103,15 +106,16 @@ def configuration(target: int, head_dim: int, element_bytes: int) -> AttentionCo
     return row[min(size for size in row if size >= head_dim)]
 
 
-def split_head(head_dim: int) -> tuple[int, int]:
-    """Powers of two (main, tail) that cover a head: 128 -> (128, 0), 80 -> (64, 16), 96 -> (64, 32).
+def split_head(head_dim: int, smallest: int = MINIMUM_DOT) -> tuple[int, int]:
+    """Powers of two (main, tail), none below ``smallest``, that cover a head: 128 -> (128, 0), 80 -> (64, 16), 96 ->
+    (64, 32).
 
     Blocks are powers of two. Two of them waste less than one where the head is well below the next power: the rest is
     padded with zeros, which change no product.
     """
-    whole = max(MINIMUM_DOT, power_of_two(head_dim))
+    whole = max(smallest, power_of_two(head_dim))
     main = whole // 2
-    tail = max(MINIMUM_DOT, power_of_two(head_dim - main)) if head_dim > main >= MINIMUM_DOT else 0
+    tail = max(smallest, power_of_two(head_dim - main)) if head_dim > main >= smallest else 0
     return (main, tail) if tail and main + tail < whole else (whole, 0)
 
 

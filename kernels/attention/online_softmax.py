@@ -15,7 +15,8 @@ from anyflow_rt.kernels.package import tl, triton
 LOG2_E = tl.constexpr(math.log2(math.e))
 
 LOWEST = tl.constexpr(-1e30)
-"""What the largest score starts at. Finite, so that a block of keys with bias -inf adds 0, not NaN."""
+"""What the largest score starts at. Finite, so that a block of keys with bias -inf adds 0, not NaN. To the base 2: keys
+whose scores are below it, which is below -6.9e29, count as if their bias were -inf."""
 
 
 @triton.jit

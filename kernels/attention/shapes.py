@@ -16,11 +16,16 @@ CAUSAL_CHUNK_FRAMES = 3
 OTHER_HEADS = (64, 80, 96)
 """Head sizes that no video shape has, compiled at 12 heads and 32,760 tokens: 80 and 96 are two blocks of features."""
 
+OTHER_INT8_HEADS = (80, 96)
+"""The same with 8-bit scores."""
+
 
 def cases(dtype: torch.dtype = torch.bfloat16) -> list[Case]:
     """Every case, in ``dtype``."""
     shaped = [case for shape in VIDEO_SHAPES for case in shape_cases(shape, dtype)]
-    return shaped + [head_case(head_dim, dtype) for head_dim in OTHER_HEADS]
+    others = [head_case(head_dim, dtype) for head_dim in OTHER_HEADS]
+    rounded = [head_case(head_dim, dtype) for head_dim in OTHER_INT8_HEADS]
+    return shaped + others + [Case(f"int8 {case.name}", _int8_attention, case.arguments) for case in rounded]
 
 
 def shape_cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:

@@ -22,9 +22,16 @@ from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels import launch as launching
 from anyflow_rt.kernels.attention.blocks import block_table
 from anyflow_rt.kernels.attention.checks import check_chunks, check_heads, check_reach
-from anyflow_rt.kernels.attention.config import AttentionConfig, configuration, split_head, stride_unit
+from anyflow_rt.kernels.attention.config import (
+    MINIMUM_DOT,
+    MINIMUM_INT8_DOT,
+    AttentionConfig,
+    configuration,
+    split_head,
+    stride_unit,
+)
 from anyflow_rt.kernels.attention.online_softmax import LOWEST, attend, load_rows
-from anyflow_rt.kernels.checks import FLOATS, check_index, check_tensor
+from anyflow_rt.kernels.checks import FLOATS, check_index, check_number, check_tensor
 from anyflow_rt.kernels.grid import cdiv
 from anyflow_rt.kernels.launch import Kernel, Launch, target_of
 from anyflow_rt.kernels.numerics import round_to
@@ -122,7 +129,8 @@ def _attention_kernel(
         largest, total, main, tail, query_scale, key_scale, SCALE, HEAD_DIM, MAIN, TAIL, KEYS, True, 1,
     )  # fmt: skip
 
-    share = (1 / total)[:, None]
+    # Without a key that counts the sums are 0, and so is the output.
+    share = (1 / tl.where(total == 0, 1.0, total))[:, None]
     output += ((batch * query_length + first) * HEADS + head) * HEAD_DIM
     place = output + row[:, None] * (HEADS * HEAD_DIM)
     column = tl.arange(0, MAIN)[None, :]
@@ -146,10 +154,11 @@ def attention(
     chunks: Sequence[int] | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """softmax(scale q k^T + bias) v as (B, Lq, heads * d), of the query's type; without keys, zeros.
+    """softmax(scale q k^T + bias) v as (B, Lq, heads * d), of the query's type; where no key counts, zeros.
 
     ``query`` (B, heads, Lq, d), ``key``, ``value`` (B, heads, Lk, d) of one float type, any strides that leave a head's
-    features neighbours. ``key_bias`` (B, Lk) float32: finite, or -inf for keys to be left out, but not for all of them.
+    features neighbours. ``key_bias`` (B, Lk) float32: any number, or -inf for keys to be left out; a score below -6.9e29
+    (``online_softmax.LOWEST``) counts as -inf.
     ``chunks``: lengths whose sum is Lq; a query sees keys to the end of its own chunk, of which the first Lk - Lq are a
     cached prefix. ``scale``: 1 / sqrt(d) unless given. Raises EngineError, naming the argument, for what does not fit.
     """
@@ -188,6 +197,8 @@ def plan_attention(
         check_tensor("key_bias", key_bias, (batch, key_length), (torch.float32,))
     if chunks is not None:
         check_chunks(chunks, query_length, key_length)
+    if scale is not None:
+        check_number("scale", scale)
     number = target_of(query) if target is None else target
     config = config or configuration(number, head_dim, value.element_size())
     blocks = {"query": config.queries, "key": config.keys, "value": config.keys}
@@ -201,7 +212,7 @@ def plan_attention(
     table = None
     if chunks is not None:
         table = block_table(tuple(chunks), key_length - query_length, config.queries, query.device)
-    main, tail = split_head(head_dim)
+    main, tail = split_head(head_dim, MINIMUM_DOT if scales is None else MINIMUM_INT8_DOT)
     tensors = {"query": query, "key": key, "value": value}
     strides = {
         f"{name}_{axis}": tensor.stride(number)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels import launch as launching
-from anyflow_rt.kernels.checks import FLOATS, check_choice, check_tensor
+from anyflow_rt.kernels.checks import FLOATS, check_choice, check_dtype, check_number, check_tensor, check_whole
 from anyflow_rt.kernels.launch import Kernel, Launch, power_of_two, target_of
 from anyflow_rt.kernels.numerics import round_to
 from anyflow_rt.kernels.package import tl, triton
@@ -156,6 +156,7 @@ def qk_norm_rope(
     (heads * d,) float32, in the order of the packed features; ``rope_cos``, ``rope_sin`` (L, d/2) float32; ``pairs``
     "interleaved" or "halves". Raises EngineError, naming the argument, for whatever does not fit.
     """
+    check_dtype("key_gain", key_gain, (torch.float32,))  # without one the plan would be that of a query alone
     plan = plan_qk_norm_rope(packed, query_gain, key_gain, rope_cos, rope_sin, heads=heads, pairs=pairs, eps=eps)
     plan.run()
     return plan.tensors["query"], plan.tensors["key"], packed_value(packed, heads)
@@ -187,12 +188,16 @@ def plan_qk_norm_rope(
 ) -> Launch:
     """The launch of ``qk_norm_rope`` or, without ``key_gain`` and angles, of ``query_norm``; outputs allocated."""
     check_choice("pairs", pairs, PAIRS)
+    check_whole("heads", heads, 1, MAXIMUM_WIDTH)
+    check_number("eps", eps, least=0)
     parts = 1 if key_gain is None else 3
     check_tensor("packed", packed, ("B", "L", f"{parts} * heads * d"), FLOATS)
     batch, length, features = packed.shape
     width = features // parts
-    if heads < 1 or features % parts or width % heads or not 0 < width <= MAXIMUM_WIDTH:
+    if not features or features % parts or width % heads:
         raise EngineError(f"packed has {features} features, heads is {heads}; accepted: {parts} * heads * d")
+    if width > MAXIMUM_WIDTH:
+        raise EngineError(f"packed has width {width} (heads * d, of {features} features); accepted: 1 to {MAXIMUM_WIDTH}")
     head_dim = width // heads
     if head_dim % 2:
         raise EngineError(f"the head size is {head_dim}, from packed and heads; accepted: even ones")
@@ -223,7 +228,7 @@ def plan_qk_norm_rope(
             "PARTS": parts,
             "HEADS": heads,
             "HEAD_DIM": head_dim,
-            "EPS": eps,
+            "EPS": float(eps),
             "INTERLEAVED": pairs == "interleaved",
             "TOKENS": config.tokens,
             "HEAD_BLOCK": head_block,
