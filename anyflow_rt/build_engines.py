@@ -64,6 +64,7 @@ def plan_engines(options: EngineOptions) -> EnginePlan:
         raise BundleError(f"the bundle {folder} has no {', '.join(lost)}; {rebuild_command(folder)}")
     _, _, resolved = resolve_engines(options.targets, options.engine, options.precision, from_graphs=True)
     refuse_causal(bundle.architecture, resolved)
+    options.tensorrt.check_used({each.target: each.engine for each in resolved})
     text = text_weights_of(bundle.manifest.components)
     asked = tuple(for_size(each, bundle.defaults, options.tensorrt, text) for each in resolved)
     wanted = tuple(each for each in asked if options.force or each.key not in found.engines)

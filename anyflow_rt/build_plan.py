@@ -126,6 +126,7 @@ def plan_build(options: BuildOptions) -> BuildPlan:
     engine, precision, wanted = resolve_engines(options.targets, options.engine, options.precision)
     wanted = () if options.onnx_only else wanted
     refuse_causal(checkpoint.architecture, wanted)
+    options.tensorrt.check_used({each.target: each.engine for each in wanted})
     # A directory by its full path: the messages that say how to build the bundle again name it, wherever they appear.
     name = checkpoint.id if checkpoint.revision is not None else str(checkpoint.path)
     record = CheckpointRecord(name, checkpoint.revision, checkpoint.content_hash())

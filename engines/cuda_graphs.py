@@ -1,8 +1,8 @@
 """A function of tensors as CUDA graphs, one for each set of shapes: hundreds of launches for the price of one.
 
-Not yet run on a GPU. The first call of a shape runs the function as it is, which compiles and loads every kernel, gives
-what came out, and captures the function once more: that queues nothing, it takes the time of the processor's part of all
-launches. Later calls copy their inputs into the graph's, replay it, and copy the result out.
+Not yet run on a GPU. The first call of a shape runs the function as it is, so that every kernel is compiled and loaded,
+and gives what came out; then it captures the function, which takes the processor's part of all launches and none of the
+GPU's. Later calls copy their inputs into the graph's, replay it, and copy the result out.
 """
 
 from __future__ import annotations

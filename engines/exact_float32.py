@@ -1,7 +1,7 @@
 """Products and convolutions of float32 in float32, for as long as anybody in the process asks for it.
 
-cuDNN would shorten their factors to TF32's 10 bits by default. The switches belong to the process, not to an engine or a
-thread: whoever comes first sets them, whoever leaves last sets back what was before.
+cuDNN would shorten their factors to TF32's 10 bits by default. The switches belong to the process, not to an engine or
+a thread: whoever comes first sets them, whoever leaves last sets back what was before.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyflow_rt.errors import EngineError, UsageError
+from anyflow_rt.errors import EngineError, OutputError, UsageError
 from anyflow_rt.kernels.checks import ALIGNMENT, LARGEST_INDEX
 from anyflow_rt.kernels.entry import Parameter, check_entry
 from anyflow_rt.kernels.launch import Constant, Launch
@@ -82,11 +82,17 @@ class CompiledKernel:
         return f"{self.op}-sm_{self.target}-{self.key[:16]}"
 
     def save(self, folder: Path) -> None:
-        """Write ``<stem>.cubin``, ``.ptx`` and, last, ``.json``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / f"{self.stem}.cubin", self.cubin)
-        _write(folder / f"{self.stem}.ptx", self.ptx.encode())
-        _write(folder / f"{self.stem}.json", json.dumps(self.metadata, indent=1, sort_keys=True).encode() + b"\n")
+        """Write ``<stem>.cubin``, ``.ptx`` and, last, ``.json``. Raises OutputError where that cannot be."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / f"{self.stem}.cubin", self.cubin)
+            write_whole(folder / f"{self.stem}.ptx", self.ptx.encode())
+            told = json.dumps(self.metadata, indent=1, sort_keys=True)
+            write_whole(folder / f"{self.stem}.json", told.encode() + b"\n")
+        except OSError as error:
+            raise OutputError(
+                f"{folder} cannot take a compiled kernel ({error}); free some of it or give another folder"
+            ) from error
 
 
 def load_kernel(path: Path) -> CompiledKernel:
@@ -236,8 +242,8 @@ def _values_digest(values: Mapping[str, Any]) -> str:
     return _digest(json.dumps(values, sort_keys=True).encode())
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all: other processes may be reading the cache."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Whole or not at all: other processes may be reading it. Raises OSError."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         file.write(data)
     Path(file.name).replace(path)

@@ -30,7 +30,7 @@ from anyflow_rt.benchmarks.kernels.steps import (
     op_step,
     predicted,
 )
-from anyflow_rt.benchmarks.kernels.table import committed, regressions
+from anyflow_rt.benchmarks.kernels.table import committed, regressions, unknown
 from anyflow_rt.benchmarks.kernels.text import roofline_lines
 from anyflow_rt.cli.main import main
 from anyflow_rt.errors import UsageError
@@ -180,6 +180,11 @@ def test_roofline_of_what_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert found[1]["floor_seconds"] == pytest.approx(0.406e-3, rel=2e-3), "as docs/performance.md says"
     assert main([*arguments, "--case", "14B"]) == 0
     assert {line["config"] for line in json.loads(capsys.readouterr().out)} == {LARGE.name}, "jumps of that shape"
+    assert main([*arguments, "--op", "jump,attention", "--case", "1.3B.*81"]) == 0
+    named = [line.get("config", line.get("name")) for line in json.loads(capsys.readouterr().out)]
+    assert named[:4] == [SMALL.name] * 2 + [f"attention: {SMALL.name} self-attention"] + named[3:4], "H100 and H200"
+    assert main([*arguments, "--op", "jump", "--case", "shapes"]) == 0
+    assert {line["config"] for line in json.loads(capsys.readouterr().out)} == {"shapes 64x64x17"}
     assert main([*arguments, "--case", "15B"]) == 2
     assert "no case of all has a name that holds '15B'; there are 1.3B" in capsys.readouterr().err
 
@@ -194,6 +199,20 @@ def test_what_is_worse_than_the_committed_table_is_named() -> None:
         f"{case} on sm_89: registers {line['registers'] + 9}, was {line['registers']}",
     ]
     assert regressions({**more, "config": "another"}) == []
+    narrow = {**line, "accesses": {4: 1 + line["accesses"].get("4", 0), 16: 3}}
+    assert regressions(narrow) == [f"{case} on sm_89: 2 accesses of less than 16 bytes a thread, were 1"]
+    scores = "attention: 1.3B 480x832x81 self-attention"
+    known = committed()[scores]["sm_89"]
+    attention = {"op": "attention", "config": scores.split(": ")[1], "target": "sm_89", **known, "tensor_core": 100}
+    assert regressions(attention) == [f"{scores} on sm_89: 100 matrix instructions, were {known['tensor_core']}"]
+
+
+def test_a_case_that_the_table_should_have_and_has_not_is_named() -> None:
+    line = {"op": "attention", "config": "1.3B 480x832x81 self-attention", "target": "sm_89"}
+    assert unknown(line) == [] and unknown({**line, "config": "shapes 64x64x17 plain"}) == []
+    for changed in ({"config": "1.3B another"}, {"target": "sm_130"}, {"op": "softmax"}):
+        (said,) = unknown({**line, **changed})
+        assert "not in the table; write it again with  python -m anyflow_rt.kernels" in said
 
 
 def test_static_figures_that_are_worse_end_in_an_error(
@@ -224,7 +243,16 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         (["--static", "--op", "softmax"], "unknown op 'softmax'"),
         (["--static", "--case", "("], "--case '(' is no regular expression"),
         (["--static", "--case", "nothing"], "no case of all has a name that holds 'nothing'"),
-        (["--static", "--op", "jump"], "--op jump is timed or given a floor, not compiled: leave out --static"),
+        (["--static", "--op", "jump"], "--op jump: a jump is timed or given a floor, not compiled: leave out --static"),
+        (["--static", "--op", "attention,jump"], "not compiled: leave out --static"),
+        (["--op", "softmax"], "unknown op 'softmax'"),
+        (["--op", "jump", "--case", "15B"], "no jump's video has a name that holds '15B'; there are 1.3B"),
+        (["--roofline", "--op", "jump", "--case", "self-attention"], "no jump's video has a name that holds"),
+        (["--roofline", "--target", "sm_1"], "unknown target 'sm_1'"),
+        (["--rounds", "-3"], "--rounds is -3; give at least 5"),
+        (["--tune", "x.json", "--rounds", "4"], "--rounds is 4; give at least 5"),
+        (["--tune", str(tmp_path)], "is a folder; give a file in it"),
+        (["--static", "--cache", "/proc/x"], "--cache /proc/x cannot be made"),
         (["--static", "--yardstick", str(tmp_path / "missing.py")], "is no Python file; give one that defines"),
         (["--roofline", "--static"], "not allowed with argument"),
     ):
@@ -232,10 +260,27 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
             code = main(["bench", "kernels", *arguments])
         except SystemExit as left:
             code = int(left.code or 0)
-        assert code == 2 and message in capsys.readouterr().err, arguments
-    (tmp_path / "empty.py").write_text("")
-    assert main(["bench", "kernels", "--static", "--yardstick", str(tmp_path / "empty.py")]) == 2
-    assert "has no function launches(target)" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert code == 2 and message in said, arguments
+        assert "regs  spill B" not in said and "ceiling" not in said, "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no function launches(target)"),
+        ("def launches(:", "the file failed with SyntaxError"),
+        ("1 / 0", "the file failed with ZeroDivisionError: division by zero; mend the file"),
+        ("def launches(target): return 3", "launches(80) gave a int; give a dict of Launch by name"),
+        ("def launches(target): return {'a': 3}", "launches(80)['a'] is a int; give a Launch"),
+        ("def launches(target): raise KeyError(target)", "launches(80) failed with KeyError: 80"),
+    ],
+)
+def test_a_yardstick_that_is_wrong(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "wrong.py").write_text(text)
+    arguments = ["bench", "kernels", "--static", "--target", "sm_80", "--yardstick", str(tmp_path / "wrong.py")]
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_static_figures_beside_a_yardstick(tmp_path: Path) -> None:

@@ -225,6 +225,26 @@ def test_triton_kernels_are_refused_where_there_are_none(
         planned(made, "sm_90", triton_kernels="all")
 
 
+def test_what_only_tensorrt_reads_is_refused_elsewhere(made: RandomBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--smallest", "5x64x64", "--largest", "9x64x64"]
+    asked = {
+        "prompt_lengths (--prompt-lengths)": ["--prompt-lengths", "32"],
+        "smallest (--smallest)": sizes,
+        "batch (--batch)": ["--batch", "2"],
+        "triton_kernels (--triton-kernels)": ["--triton-kernels", "all"],
+        "weight_streaming (--weight-streaming)": ["--weight-streaming"],
+    }
+    build = ["build", "--ckpt", str(made.checkpoint), "--out", str(made.path), "--dry-run"]
+    mend = "leave it out, or use --engine tensorrt_rtx or tensorrt"
+    for words, flags in asked.items():
+        told = f"{words} is about TensorRT engines, and what is built is triton for sm_89; {mend}"
+        fails(capsys, [*build, "--engine", "triton", "--target", "sm_89", *flags], told, code=2)
+        fails(capsys, [*build, *flags], f"{words} is about TensorRT engines", "for cpu", code=2)
+    fails(capsys, ["build", "--bundle", str(made.path), *sizes, "--dry-run"], "smallest (--smallest) is about", code=2)
+    TensorRtSettings(batch=2).check_used({"cpu": "openvino", "sm_89": RTX})
+    TensorRtSettings(batch=2).check_used({})
+
+
 def test_packages_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(package.importlib, "import_module", lambda name: SimpleNamespace(__version__="10.14.1"))

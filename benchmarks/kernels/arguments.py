@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 HELP = "kernels: what they take of a GPU, what they could reach at best, and, on a GPU, what they reach"
-ROUNDS, TUNING_ROUNDS = 50, 10
+ROUNDS, TUNING_ROUNDS, FEWEST_ROUNDS = 50, 10, 5
 ALL, JUMP = "all", "jump"
 """Of ``--op``: every op and the whole jump; the jump alone."""
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tune", metavar="FILE.json", help="time attention's configurations on a GPU, write the fastest to FILE"
     )
     parser.add_argument("--target", default="all", metavar="sm_XX", help="targets by comma (default: all)")
-    parser.add_argument("--op", default=ALL, metavar="NAME", help="ops by comma, or jump: a whole one (default: all)")
+    parser.add_argument("--op", default=ALL, metavar="NAME", help="ops by comma, jump for a whole one (default: all)")
     parser.add_argument(
         "--case", default="B ", metavar="REGEX", help="cases whose name holds it (default: 1.3B and 14B)"
     )

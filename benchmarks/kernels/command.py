@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyflow_rt.benchmarks.kernels.arguments import ALL, JUMP, ROUNDS, TUNING_ROUNDS
+from anyflow_rt.benchmarks.kernels.arguments import ALL, FEWEST_ROUNDS, JUMP, ROUNDS, TUNING_ROUNDS
 from anyflow_rt.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from anyflow_rt.benchmarks.kernels.gpus import Gpu
     from anyflow_rt.benchmarks.kernels.measure import Timing
     from anyflow_rt.benchmarks.kernels.steps import Step
+    from anyflow_rt.kernels.video_shapes import Case, VideoShape
 
 Say = Callable[[str], None]
 
@@ -26,40 +27,69 @@ def execute(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
     Raises UsageError, MissingPackageError without Triton, EngineError where times are asked for without a GPU,
     ParityError where a kernel's results are wrong on the GPU.
     """
+    asked = _asked(options)
+    if options.static:
+        return _static(options, asked, say)
+    if options.tune:
+        return _tuned(options, say)
+    return _roofline(asked, say) if options.roofline else _measured(options, asked, say)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the flags name, found before anything is said: ``cases`` by op, videos of whole ``jumps``, ``targets``."""
+
+    cases: list[tuple[str, Case]]
+    jumps: tuple[VideoShape, ...]
+    targets: tuple[int, ...]
+    everything: bool
+
+
+def _asked(options: argparse.Namespace) -> _Asked:
+    """Raises UsageError for whatever the flags cannot mean."""
+    from anyflow_rt.kernels.aot import TARGETS, targets_of
+    from anyflow_rt.kernels.cases import selected_cases
+    from anyflow_rt.kernels.video_shapes import VIDEO_SHAPES
+
     if options.yardstick and not options.static:
         raise UsageError("--yardstick is compiled, not run: it goes with --static")
+    if options.rounds is not None and options.rounds < FEWEST_ROUNDS:
+        raise UsageError(f"--rounds is {options.rounds}; give at least {FEWEST_ROUNDS}")
     try:
         re.compile(options.case)
     except re.error as error:
         raise UsageError(f"--case {options.case!r} is no regular expression: {error}") from error
-    if options.static and options.op == JUMP:
-        raise UsageError("--op jump is timed or given a floor, not compiled: leave out --static")
-    if options.static:
-        return _static(options, say)
-    if options.tune:
-        return _tuned(options, say)
-    return _roofline(options, say) if options.roofline else _measured(options, say)
+    names = [name.strip() for name in options.op.split(",")]
+    ops = [name for name in names if name != JUMP]
+    if options.static and JUMP in names:
+        raise UsageError(f"--op {options.op}: a jump is timed or given a floor, not compiled: leave out --static")
+    jumps: tuple[VideoShape, ...] = ()
+    if JUMP in names or ALL in names:
+        jumps = tuple(shape for shape in VIDEO_SHAPES if re.search(options.case, shape.name))
+    if not ops and not jumps:
+        known = ", ".join(shape.name for shape in VIDEO_SHAPES)
+        raise UsageError(f"no jump's video has a name that holds {options.case!r}; there are {known}")
+    cases = selected_cases(",".join(ops), options.case) if ops else []
+    targets = TARGETS if options.target == ALL else targets_of(options.target)
+    return _Asked(cases, jumps, targets, ALL in names)
 
 
-def _static(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
-    from anyflow_rt.benchmarks.kernels.table import regressions
+def _static(options: argparse.Namespace, asked: _Asked, say: Say) -> list[dict[str, Any]]:
+    from anyflow_rt.benchmarks.kernels.table import regressions, unknown
     from anyflow_rt.benchmarks.kernels.text import STATIC_HEADER, static_line
-    from anyflow_rt.benchmarks.kernels.yardstick import yardstick_figures
-    from anyflow_rt.kernels.aot import TARGETS, targets_of
+    from anyflow_rt.benchmarks.kernels.yardstick import Yardstick
     from anyflow_rt.kernels.figures import selected_figures
 
-    targets = TARGETS if options.target == "all" else targets_of(options.target)
-    found = []
+    cache = None if options.cache is None else _cache_folder(options.cache)
+    yardstick = Yardstick(Path(options.yardstick)) if options.yardstick else None
+    found, worse = [], []
     say(STATIC_HEADER)
-    if options.yardstick:
-        for figures in yardstick_figures(Path(options.yardstick), targets):
-            say(static_line(figures))
-            found.append({**figures.to_dict(), "yardstick": True})
-    cache = None if options.cache is None else Path(options.cache)
-    worse = []
+    for figures in yardstick.figures(asked.targets) if yardstick else ():
+        say(static_line(figures))
+        found.append({**figures.to_dict(), "yardstick": True})
     for figures in selected_figures(options.target, options.op, options.case, cache):
         line = figures.to_dict()
-        worse += regressions(line)
+        worse += [*unknown(line), *regressions(line)]
         say(static_line(figures))
         found.append(line)
     if worse:
@@ -67,29 +97,33 @@ def _static(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
     return found
 
 
-def _roofline(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
-    """Of whole jumps at the shapes that ``--case`` names; of single launches where ops or cases are named."""
+def _cache_folder(name: str) -> Path:
+    """The folder of ``--cache``, made where it is not there."""
+    try:
+        Path(name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--cache {name} cannot be made ({error}); give a folder that can be written to") from error
+    return Path(name)
+
+
+def _roofline(asked: _Asked, say: Say) -> list[dict[str, Any]]:
+    """Of whole jumps; of single launches where ops or cases are named."""
     from anyflow_rt.benchmarks.kernels.gpus import GPUS
     from anyflow_rt.benchmarks.kernels.steps import jump_steps, launch_step
     from anyflow_rt.benchmarks.kernels.text import launch_lines, roofline_lines
-    from anyflow_rt.kernels.aot import targets_of
-    from anyflow_rt.kernels.cases import selected_cases
-    from anyflow_rt.kernels.video_shapes import LARGE, SMALL
 
-    wanted = None if options.target == "all" else targets_of(options.target)
-    gpus = [gpu for gpu in GPUS if wanted is None or gpu.target in wanted]
-    shapes = [shape for shape in (SMALL, LARGE) if re.search(options.case, shape.name)]
+    gpus = [gpu for gpu in GPUS if gpu.target in asked.targets]
     found = []
-    if options.op in (ALL, JUMP) and shapes:
-        for gpu in gpus:
-            for shape in shapes:
-                steps = jump_steps(shape)
-                for line in roofline_lines(gpu, shape.name, steps):
-                    say(line)
-                found.append(_jump_floor(gpu, shape.name, steps))
-        return found
-    steps = [launch_step(op, case) for op, case in selected_cases(options.op, options.case)]
     for gpu in gpus:
+        for shape in asked.jumps:
+            steps = jump_steps(shape)
+            for line in roofline_lines(gpu, shape.name, steps):
+                say(line)
+            found.append(_jump_floor(gpu, shape.name, steps))
+    if asked.everything and asked.jumps:
+        return found
+    steps = [launch_step(op, case) for op, case in asked.cases]
+    for gpu in gpus if steps else ():
         for line in launch_lines(gpu, steps):
             say(line)
         found += [
@@ -116,8 +150,9 @@ def _jump_floor(gpu: Gpu, name: str, steps: list[Step]) -> dict[str, Any]:
 def _tuned(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
     from anyflow_rt.benchmarks.kernels.gpus import ceiling_line
     from anyflow_rt.benchmarks.kernels.measure import require_gpu
-    from anyflow_rt.benchmarks.kernels.tune import tuned, write_measured
+    from anyflow_rt.benchmarks.kernels.tune import measured_before, tuned, write_measured
 
+    measured_before(Path(options.tune))  # what cannot be written is said before minutes are spent
     name, gpu = require_gpu()
     say(ceiling_line(gpu, name))
     rows = tuned(gpu.target, TUNING_ROUNDS if options.rounds is None else options.rounds, say)
@@ -128,10 +163,9 @@ def _tuned(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
     ]
 
 
-def _measured(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
+def _measured(options: argparse.Namespace, asked: _Asked, say: Say) -> list[dict[str, Any]]:
     from anyflow_rt.benchmarks.kernels.gpus import ceiling_line
     from anyflow_rt.benchmarks.kernels.measure import jump_timings, require_gpu, timings
-    from anyflow_rt.kernels.cases import selected_cases
 
     name, gpu = require_gpu()
     say(ceiling_line(gpu, name))
@@ -143,8 +177,6 @@ def _measured(options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
             say(str(timing))
             found.append({"gpu": name, "figures_of": gpu.name, "target": f"sm_{gpu.target}", **timing.to_dict()})
 
-    if options.op != JUMP:
-        take(timings(selected_cases(options.op, options.case), gpu, rounds))
-    if options.op in (ALL, JUMP):
-        take(jump_timings(options.case, gpu, rounds, say))
+    take(timings(asked.cases, gpu, rounds))
+    take(jump_timings(asked.jumps, gpu, rounds, say))
     return found

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from anyflow_rt.benchmarks.kernels.gpus import gpu_of
+from anyflow_rt.benchmarks.kernels.gpus import Gpu, gpu_of
+from anyflow_rt.benchmarks.kernels.jump import disk_of
 from anyflow_rt.benchmarks.kernels.reference import reference_block, reference_jump
 from anyflow_rt.benchmarks.kernels.steps import KINDS, SHARES, Step, Total, block_steps, jump_steps, predicted
 from anyflow_rt.errors import UsageError
 from anyflow_rt.kernels.video_shapes import LARGE, SMALL
 
 TARGETS = (89, 90, 120)
+DOUBTFUL = 0.8
+"""Share of a GPU's memory that weights may take before what else a run holds may not fit."""
 SHAPES = (SMALL, LARGE)
 BEGIN = "<!-- made by  python -m anyflow_rt.benchmarks.kernels docs/performance.md -->"
 END = "<!-- end of what is made -->"
@@ -62,7 +65,8 @@ def _blocks(ours: Ledgers, theirs: Ledgers) -> str:
 
 def _jumps(ours: Ledgers, theirs: Ledgers) -> str:
     rows = []
-    for name in ours:
+    for shape in SHAPES:
+        name = shape.name
         for target in TARGETS:
             gpu, our, their = gpu_of(target), ours[name][1], theirs[name][1]
             floor, seconds, reference = sum(s.floor(gpu) for s in our), predicted(our, gpu), predicted(their, gpu)
@@ -70,6 +74,7 @@ def _jumps(ours: Ledgers, theirs: Ledgers) -> str:
                 (
                     name,
                     f"sm_{target} {gpu.name}",
+                    _held(disk_of(shape) / 1e9, gpu),
                     f"{floor:.3f}",
                     f"{seconds:.2f}",
                     f"{reference:.2f}",
@@ -78,8 +83,25 @@ def _jumps(ours: Ledgers, theirs: Ledgers) -> str:
                     Total.of(their).launches,
                 )
             )
-    header = ("shape", "GPU", "floor, s", "predicted, s", "diffusers, s", "ratio", "launches", "diffusers' launches")
+    header = (
+        "shape",
+        "GPU",
+        "weights",
+        "floor, s",
+        "predicted, s",
+        "diffusers, s",
+        "ratio",
+        "launches",
+        "diffusers' launches",
+    )
     return _table(header, rows)
+
+
+def _held(weights: float, gpu: Gpu) -> str:
+    """Weights in bf16, in GB, and whether the GPU can hold them: activations, keys and the decoder come beside them."""
+    share = weights / gpu.memory
+    said = ": do not fit" if share > 1 else ": doubtful" if share > DOUBTFUL else ""
+    return f"{weights:.1f} of {gpu.memory} GB{said}"
 
 
 def _shares() -> str:

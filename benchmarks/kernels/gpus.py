@@ -20,10 +20,12 @@ from anyflow_rt.errors import UsageError
 
 @dataclass(frozen=True)
 class Gpu:
-    """``bandwidth`` in bytes a second; the other rates in operations a second, a multiply-add being two."""
+    """``memory`` in GB; ``bandwidth`` in bytes a second; the other rates in operations a second, a multiply-add being
+    two."""
 
     name: str
     target: int
+    memory: int
     bandwidth: float
     bf16: float
     int8: float
@@ -32,13 +34,13 @@ class Gpu:
 
 
 GPUS = (
-    Gpu("A100 SXM 80GB", 80, 2.039e12, 312e12, 624e12, 19.5e12, "NVIDIA A100 Tensor Core GPU data sheet (2021)"),
-    Gpu("RTX 3090", 86, 0.936e12, 71e12, 284e12, 35.6e12, "NVIDIA Ampere GA102 GPU architecture, appendix A"),
-    Gpu("RTX 4090", 89, 1.008e12, 165.2e12, 660.6e12, 82.6e12, "NVIDIA Ada GPU architecture, appendix A"),
-    Gpu("H100 SXM", 90, 3.35e12, 989.4e12, 1978.9e12, 66.9e12, "NVIDIA H100 Tensor Core GPU data sheet"),
-    Gpu("H200 SXM", 90, 4.8e12, 989.4e12, 1978.9e12, 66.9e12, "NVIDIA H200 Tensor Core GPU data sheet"),
-    Gpu("B200 (HGX)", 100, 8.0e12, 2250e12, 4500e12, 75e12, "NVIDIA HGX B200 data sheet"),
-    Gpu("RTX 5090", 120, 1.792e12, 209.5e12, 838e12, 104.8e12, "NVIDIA RTX Blackwell GPU architecture, appendix A"),
+    Gpu("A100 SXM 80GB", 80, 80, 2.039e12, 312e12, 624e12, 19.5e12, "NVIDIA A100 Tensor Core GPU data sheet (2021)"),
+    Gpu("RTX 3090", 86, 24, 0.936e12, 71e12, 284e12, 35.6e12, "NVIDIA Ampere GA102 GPU architecture, appendix A"),
+    Gpu("RTX 4090", 89, 24, 1.008e12, 165.2e12, 660.6e12, 82.6e12, "NVIDIA Ada GPU architecture, appendix A"),
+    Gpu("H100 SXM", 90, 80, 3.35e12, 989.4e12, 1978.9e12, 66.9e12, "NVIDIA H100 Tensor Core GPU data sheet"),
+    Gpu("H200 SXM", 90, 141, 4.8e12, 989.4e12, 1978.9e12, 66.9e12, "NVIDIA H200 Tensor Core GPU data sheet"),
+    Gpu("B200 (HGX)", 100, 180, 8.0e12, 2250e12, 4500e12, 75e12, "NVIDIA HGX B200 data sheet"),
+    Gpu("RTX 5090", 120, 32, 1.792e12, 209.5e12, 838e12, 104.8e12, "NVIDIA RTX Blackwell GPU architecture, appendix A"),
 )
 
 

@@ -10,12 +10,14 @@ one runs of this is unverified.
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import numpy as np
@@ -39,10 +41,7 @@ from anyflow_rt.engines.registry import open_engine
 from anyflow_rt.engines.torch_pack import Packed, pack_weights
 from anyflow_rt.engines.triton_build import compile_launches, jump_launches
 from anyflow_rt.kernels.launch import INTERPRETER
-from anyflow_rt.kernels.video_shapes import SHIPPED, SMALL, VideoShape
-
-SHAPES = (SMALL, SHIPPED)
-"""The largest that fits is timed."""
+from anyflow_rt.kernels.video_shapes import VideoShape
 
 PRECISION = "bf16"
 ALLOWANCE = 2.0
@@ -66,17 +65,37 @@ def architecture_of(shape: VideoShape) -> Architecture:
     return Architecture("AnyFlowPipeline", transformer, VaeConfig(), text_encoder, SchedulerConfig())
 
 
+def weights_of(shape: VideoShape) -> list[int]:
+    """Numbers in each tensor of a transformer of ``shape``."""
+    return [math.prod(each) for each in network_tensors(architecture_of(shape), "transformer").required.values()]
+
+
 def memory_of(shape: VideoShape) -> int:
-    """Bytes that the check takes of a GPU, roughly: float32 weights three times, while modules are made of them, and a
-    block's activations in float32. The timed engine takes a fifth."""
-    shapes = network_tensors(architecture_of(shape), "transformer").required.values()
+    """Bytes that the check takes of a GPU, roughly: float32 weights once, the largest of them four times more, while
+    modules are made of them, and a block's activations in float32. The timed engine takes less than half."""
+    weights = weights_of(shape)
     activations = shape.length * (12 * shape.width + 3 * shape.ffn)
-    return 4 * (3 * sum(math.prod(each) for each in shapes) + activations)
+    return 4 * (sum(weights) + 4 * max(weights) + activations)
 
 
-def fitting_shape(shapes: tuple[VideoShape, ...], free: int) -> VideoShape | None:
-    """The first of ``shapes`` whose check fits into ``free`` bytes."""
-    return next((shape for shape in shapes if memory_of(shape) <= free), None)
+def disk_of(shape: VideoShape) -> int:
+    """Bytes of the file of packed weights."""
+    return 2 * sum(weights_of(shape))
+
+
+def why_not(shape: VideoShape, memory: int, disk: int) -> str | None:
+    """Why a jump at ``shape`` cannot be timed with so many bytes free, None where it can."""
+    for needed, free, where in ((memory_of(shape), memory, "of the GPU's memory"), (disk_of(shape), disk, "of disk")):
+        if needed > free:
+            return f"its check takes {needed / 1e9:.1f} GB {where} and {free / 1e9:.1f} GB are free"
+    return None
+
+
+def free_bytes() -> tuple[int, int]:
+    """Of the GPU's memory, what PyTorch keeps for itself given back first; and of the disk that the weights go to."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0], shutil.disk_usage(gettempdir()).free
 
 
 @dataclass(frozen=True)
@@ -143,29 +162,38 @@ def inputs_of(shape: VideoShape, architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def random_weights(architecture: Architecture, device: torch.device) -> dict[str, Tensor]:
-    """Matrices that keep the size of what goes through them, gains near 1, all else small."""
-    generator = torch.Generator(device).manual_seed(0)
-    weights = {}
-    for name, shape in network_tensors(architecture, "transformer").required.items():
-        values = torch.randn(shape, generator=generator, device=device)
+class RandomWeights(Mapping[str, Tensor]):
+    """Matrices that keep the size of what goes through them, gains near 1, all else small. Each is made whenever it is
+    asked for, the same every time, so that a GPU need not hold them twice."""
+
+    def __init__(self, architecture: Architecture, device: torch.device) -> None:
+        self._shapes = network_tensors(architecture, "transformer").required
+        self._seeds = {name: seed for seed, name in enumerate(self._shapes)}
+        self._device = device
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape, generator = self._shapes[name], torch.Generator(self._device).manual_seed(self._seeds[name])
+        values = torch.randn(shape, generator=generator, device=self._device)
         if len(shape) > 1 and name.endswith("weight"):
-            weights[name] = values / math.sqrt(math.prod(shape[1:]))
-        else:
-            weights[name] = 0.1 * values + (1 if "norm" in name and name.endswith("weight") else 0)
-    return weights
+            return values / math.sqrt(math.prod(shape[1:]))
+        return 0.1 * values + (1 if "norm" in name and name.endswith("weight") else 0)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
 
 
 def _packed_and_answered(
     architecture: Architecture, path: Path, arrays: dict[str, Any], device: torch.device
 ) -> tuple[Tensor, float]:
     """Writes the weights; z_r in float32 on the CPU, and the error of PyTorch's bf16. Leaves nothing on the device."""
-    weights = random_weights(architecture, device)
+    weights = RandomWeights(architecture, device)
     tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     with torch.device(device), torch.inference_mode(), exact_float32():
         pack_weights(Packed("denoiser", PRECISION, architecture), weights, path)
         module = Packed("denoiser", "fp32", architecture).with_weights(weights).module.eval()
-        del weights
         answer = module(**tensors).cpu()
         with torch.autocast(device.type, torch.bfloat16):
             plain = module(**tensors).float().cpu()

@@ -11,9 +11,8 @@ rounding of queries and keys, and that launch.
 from __future__ import annotations
 
 import dataclasses
-import re
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,14 +24,13 @@ from anyflow_rt.benchmarks.kernels import jump
 from anyflow_rt.benchmarks.kernels.gpus import Gpu, gpu_called
 from anyflow_rt.benchmarks.kernels.parity import Parity, parity_of, with_numbers
 from anyflow_rt.benchmarks.kernels.steps import Step, jump_steps, predicted, work_step
-from anyflow_rt.errors import EngineError, UsageError
+from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels.attention.int8 import attention_int8, plan_attention_int8
 from anyflow_rt.kernels.launch import Launch
-from anyflow_rt.kernels.video_shapes import Case
+from anyflow_rt.kernels.video_shapes import Case, VideoShape
 from anyflow_rt.kernels.work import stored_bytes, work_of
 
 WARM_UP = 5
-FEWEST_ROUNDS = 5
 
 FLOOD_BYTES = 1 << 30
 """Overwritten before each launch; eight times the largest L2 cache of the targets (126 MB, a B200's)."""
@@ -97,7 +95,6 @@ def require_gpu() -> tuple[str, Gpu]:
 
 def timings(cases: list[tuple[str, Case]], gpu: Gpu, rounds: int) -> Iterator[Timing]:
     """Ours, then the peers', case by case. Raises ParityError before any time of an op whose results are wrong."""
-    _check_rounds(rounds)
     for op, case in cases:
         arguments = {
             name: with_numbers(value, seed, "cuda") for seed, (name, value) in enumerate(case.arguments.items())
@@ -116,17 +113,18 @@ def timings(cases: list[tuple[str, Case]], gpu: Gpu, rounds: int) -> Iterator[Ti
             yield Timing(op, case.name, name, seconds_of(call, rounds), floor, None)
 
 
-def jump_timings(pattern: str, gpu: Gpu, rounds: int, say: Callable[[str], None]) -> Iterator[Timing]:
-    """A whole jump at the largest shape that fits of those whose name holds ``pattern``; ``say`` gets prediction and
-    floor before it, or why there is none. Raises ParityError before any time if z_r is wrong."""
-    _check_rounds(rounds)
-    shapes = tuple(shape for shape in jump.SHAPES if re.search(pattern, shape.name))
-    free = torch.cuda.mem_get_info()[0]
-    shape = jump.fitting_shape(shapes, free)
-    if shape is None:
-        wanted = ", ".join(f"{each.name} takes {jump.memory_of(each) / 1e9:.1f} GB" for each in shapes)
-        say(f"no whole jump: {free / 1e9:.1f} GB are free, {wanted or 'and no shape of one is named ' + pattern}")
-        return
+def jump_timings(shapes: Iterable[VideoShape], gpu: Gpu, rounds: int, say: Callable[[str], None]) -> Iterator[Timing]:
+    """A whole jump at each of ``shapes`` that fits; ``say`` gets prediction and floor before it, or why there is none.
+    Raises ParityError before any time if z_r is wrong."""
+    for shape in shapes:
+        reason = jump.why_not(shape, *jump.free_bytes())
+        if reason is None:
+            yield from _jump_timing(shape, gpu, rounds, say)
+        else:
+            say(f"whole jump, {shape.name}: not timed, {reason}")
+
+
+def _jump_timing(shape: VideoShape, gpu: Gpu, rounds: int, say: Callable[[str], None]) -> Iterator[Timing]:
     steps = jump_steps(shape)
     floor, planned = sum(step.floor(gpu) for step in steps), predicted(steps, gpu)
     say(f"whole jump, {shape.name}: floor {floor:.4f} s, predicted {planned:.4f} s (docs/performance.md)")
@@ -140,11 +138,6 @@ def jump_timings(pattern: str, gpu: Gpu, rounds: int, say: Callable[[str], None]
     yield timing
     verdict = "refuted" if abs(timing.median / planned - 1) > REFUTED else "confirmed"
     say(f"whole jump, {shape.name}: {timing.median / planned:.2f} times the prediction, which is {verdict}")
-
-
-def _check_rounds(rounds: int) -> None:
-    if rounds < FEWEST_ROUNDS:
-        raise UsageError(f"--rounds is {rounds}; give at least {FEWEST_ROUNDS}")
 
 
 def int8_steps(arguments: dict[str, Any]) -> list[Step]:

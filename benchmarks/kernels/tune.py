@@ -6,15 +6,16 @@ No GPU was at hand: the timing is unverified; which one is taken, and what is wr
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from anyflow_rt.benchmarks.kernels.parity import parity_of, with_numbers
-from anyflow_rt.errors import EngineError
-from anyflow_rt.kernels.attention.config import AttentionConfig, candidates
+from anyflow_rt.errors import EngineError, UsageError
+from anyflow_rt.kernels.aot import write_whole
+from anyflow_rt.kernels.attention.config import MEASURED, AttentionConfig, candidates, read_measured
 from anyflow_rt.kernels.attention.shapes import head_case
 from anyflow_rt.kernels.package import triton
 from anyflow_rt.kernels.video_shapes import Case
@@ -67,9 +68,26 @@ def _timer(case: Case, rounds: int) -> Time:
     return seconds
 
 
-def write_measured(path: Path, target: int, rows: dict[int, AttentionConfig]) -> dict[str, Any]:
-    """Put the rows of a target into ``path``, beside those of others; what it holds then."""
-    held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    held[f"sm_{target}"] = {str(size): asdict(config) for size, config in sorted(rows.items())}
-    path.write_text(json.dumps(held, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return held
+def measured_before(path: Path) -> dict[int, dict[int, AttentionConfig]]:
+    """What ``path`` holds; nothing where it is not there yet. Raises UsageError where it cannot be read or written."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"--tune {path}: there is no folder {folder}; make it, or give another file")
+    if path.is_dir():
+        raise UsageError(f"--tune {path} is a folder; give a file in it, as {path / MEASURED}")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--tune {path}: nothing can be written into {folder}; give a file elsewhere")
+    try:
+        return read_measured(path) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--tune {path} cannot be read ({error}); give another file, or remove this one") from error
+
+
+def write_measured(path: Path, target: int, rows: dict[int, AttentionConfig]) -> None:
+    """Put the rows of a target into ``path``, beside those of others. Raises UsageError as ``measured_before``."""
+    held = measured_before(path) | {target: rows}
+    told = {
+        f"sm_{each}": {str(size): asdict(config) for size, config in sorted(by_size.items())}
+        for each, by_size in held.items()
+    }
+    write_whole(path, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())

@@ -24,39 +24,63 @@ arguments when it runs; and take one of the configurations instead of the autotu
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
-from anyflow_rt.errors import UsageError
+from anyflow_rt.errors import AnyflowError, UsageError
 from anyflow_rt.kernels.aot import compile_launch
 from anyflow_rt.kernels.figures import Figures, counted
 from anyflow_rt.kernels.launch import Launch
-from anyflow_rt.kernels.package import triton
+from anyflow_rt.kernels.work import Work
 
 
-def yardstick_figures(file: Path, targets: tuple[int, ...]) -> Iterator[Figures]:
-    """Figures of every launch of the file. Raises UsageError where the file is not there or is not as it should be."""
-    module = _load(file)
-    for target in targets:
-        for name, launch in module.launches(target).items():
-            if not isinstance(launch, Launch):
-                raise UsageError(f"{file}: launches({target})[{name!r}] is a {type(launch).__name__}; give a Launch")
-            try:
-                kernel = compile_launch(launch, target, embeddable=False)
-            except triton.CompilationError as error:
-                raise UsageError(f"{file}: {name!r} does not compile for sm_{target}: {error}") from error
-            work = module.work(name, launch) if hasattr(module, "work") else None
-            yield counted(launch.kernel.op, name, kernel, work)
+class Yardstick:
+    """A file of kernels. The user asked for it by name, so it is run; whatever it does wrong is a UsageError."""
 
+    def __init__(self, file: Path) -> None:
+        """Run ``file``. Raises UsageError where it is not there or defines no ``launches``."""
+        spec = importlib.util.spec_from_file_location("anyflow_rt_yardstick", file) if file.is_file() else None
+        if spec is None or spec.loader is None:
+            raise UsageError(f"--yardstick {file} is no Python file; give one that defines launches(target)")
+        self._file, self._module = file, importlib.util.module_from_spec(spec)
+        self._call("the file", spec.loader.exec_module, self._module)
+        if not callable(getattr(self._module, "launches", None)):
+            raise UsageError(f"{file} has no function launches(target); see benchmarks/kernels/yardstick.py")
 
-def _load(file: Path) -> ModuleType:
-    """Run the file: the user asked for it by name."""
-    spec = importlib.util.spec_from_file_location("anyflow_rt_yardstick", file) if file.is_file() else None
-    if spec is None or spec.loader is None:
-        raise UsageError(f"--yardstick {file} is no Python file; give one that defines launches(target)")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, "launches", None)):
-        raise UsageError(f"{file} has no function launches(target); see benchmarks/kernels/yardstick.py")
-    return module
+    def figures(self, targets: tuple[int, ...]) -> Iterator[Figures]:
+        """Of every launch on every target. Raises UsageError, naming the function of the file that is to blame."""
+        for target in targets:
+            what = f"launches({target})"
+            launches = self._call(what, self._module.launches, target)
+            if not isinstance(launches, Mapping):
+                raise UsageError(
+                    f"{self._file}: {what} gave a {type(launches).__name__}; give a dict of Launch by name"
+                )
+            for name, launch in launches.items():
+                if not isinstance(launch, Launch):
+                    raise UsageError(f"{self._file}: {what}[{name!r}] is a {type(launch).__name__}; give a Launch")
+                compiled = partial(compile_launch, launch, target, embeddable=False)
+                kernel = self._call(f"compiling {name!r} for sm_{target}", compiled)
+                yield counted(launch.kernel.op, name, kernel, self._work(name, launch))
+
+    def _work(self, name: str, launch: Launch) -> Work | None:
+        if not hasattr(self._module, "work"):
+            return None
+        what = f"work({name!r}, launch)"
+        work = self._call(what, self._module.work, name, launch)
+        if not isinstance(work, Work):
+            raise UsageError(f"{self._file}: {what} gave a {type(work).__name__}; give a Work")
+        return work
+
+    def _call(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``function`` gives; its errors in one sentence that says whose they are."""
+        try:
+            return function(*arguments)
+        except AnyflowError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"{self._file}: {what} failed with {type(error).__name__}: {error}; mend the file"
+            ) from error

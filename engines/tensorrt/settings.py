@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.kernel_nodes.sets import KERNEL_SETS
-from anyflow_rt.engines.tensorrt.package import ENTERPRISE
+from anyflow_rt.engines.tensorrt.package import ENTERPRISE, PACKAGES
 from anyflow_rt.engines.typed.graph import CROSS_KEYS
 from anyflow_rt.errors import UsageError
 
@@ -64,6 +65,20 @@ class TensorRtSettings:
             )
         if self.strip and not self.refit:
             raise UsageError("strip without refit makes an engine that never gets its weights; set refit as well")
+
+    def check_used(self, engines: Mapping[str, str]) -> None:
+        """Raise UsageError for what was chosen here if none of ``engines``, target -> engine, is TensorRT's."""
+        if not engines or any(engine in PACKAGES for engine in engines.values()):
+            return
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value != each.default:
+                flag = each.name.replace("_", "-")
+                others = ", ".join(f"{engine} for {target}" for target, engine in engines.items())
+                raise UsageError(
+                    f"{each.name} (--{flag}) is about TensorRT engines, and what is built is {others}; leave it out, "
+                    f"or use --engine {' or '.join(PACKAGES)} and a GPU as --target"
+                )
 
     def check_package(self, engine: str) -> None:
         """Raise UsageError for what the package ``engine`` does not have.

@@ -75,14 +75,21 @@ def measured() -> dict[int, dict[int, AttentionConfig]]:
     """What ``MEASURED`` holds. Raises EngineError where it cannot be read."""
     path = Path(__file__).with_name(MEASURED)
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        return read_measured(path)
+    except (OSError, ValueError) as error:
+        mend = f"remove it, write it again with  bench kernels --tune {path}"
+        raise EngineError(f"{path} cannot be read ({error}); {mend}") from error
+
+
+def read_measured(path: Path) -> dict[int, dict[int, AttentionConfig]]:
+    """Target -> largest head size -> configuration, of a file such as ``MEASURED``. Raises OSError or ValueError."""
+    try:
         return {
             int(target.removeprefix("sm_")): {int(size): AttentionConfig(**row) for size, row in rows.items()}
-            for target, rows in read.items()
+            for target, rows in json.loads(path.read_text(encoding="utf-8")).items()
         }
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        mend = f"write it again with  bench kernels --tune {path}"
-        raise EngineError(f"{path} cannot be read ({error}); {mend}") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"it holds no configurations by target and head size: {error}") from error
 
 
 def candidates(target: int, head_dim: int) -> list[AttentionConfig]:

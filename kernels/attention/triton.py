@@ -157,10 +157,10 @@ def attention(
     """softmax(scale q k^T + bias) v as (B, Lq, heads * d), of the query's type; where no key counts, zeros.
 
     ``query`` (B, heads, Lq, d), ``key``, ``value`` (B, heads, Lk, d) of one float type, any strides that leave a head's
-    features neighbours. ``key_bias`` (B, Lk) float32: any number, or -inf for keys to be left out; a score below -6.9e29
-    (``online_softmax.LOWEST``) counts as -inf.
-    ``chunks``: lengths whose sum is Lq; a query sees keys to the end of its own chunk, of which the first Lk - Lq are a
-    cached prefix. ``scale``: 1 / sqrt(d) unless given. Raises EngineError, naming the argument, for what does not fit.
+    features neighbours. ``key_bias`` (B, Lk) float32: finite, or -inf for keys to be left out; a score below -6.9e29
+    (``online_softmax.LOWEST``) counts as -inf. ``chunks``: lengths whose sum is Lq; a query sees keys to the end of its
+    own chunk, of which the first Lk - Lq are a cached prefix. ``scale``: 1 / sqrt(d) unless given. Raises EngineError,
+    naming the argument, for what does not fit.
     """
     plan = plan_attention(query, key, value, key_bias, chunks=chunks, scale=scale)
     if key.shape[2] == 0:

@@ -197,7 +197,9 @@ def plan_qk_norm_rope(
     if not features or features % parts or width % heads:
         raise EngineError(f"packed has {features} features, heads is {heads}; accepted: {parts} * heads * d")
     if width > MAXIMUM_WIDTH:
-        raise EngineError(f"packed has width {width} (heads * d, of {features} features); accepted: 1 to {MAXIMUM_WIDTH}")
+        raise EngineError(
+            f"packed has width {width} (heads * d, of {features} features); accepted: 1 to {MAXIMUM_WIDTH}"
+        )
     head_dim = width // heads
     if head_dim % 2:
         raise EngineError(f"the head size is {head_dim}, from packed and heads; accepted: even ones")

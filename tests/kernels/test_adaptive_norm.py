@@ -127,7 +127,20 @@ def refusals() -> dict[str, tuple[dict[str, object], str]]:
         "width": ({"residual": zeros(1, 1, 1, 8200), "norm": good["norm"]}, "width 8200; accepted: 1 to 8192"),
         "gate": ({"residual": x, "gate": Gate(vectors, 2), "norm": good["norm"]}, "gate is given and branch is None"),
         "nothing": ({"residual": x}, "branch and norm are both None"),
-        "row": (good | {"gate": Gate(vectors, 6)}, "gate wants row 6 of a table of 6; accepted: 0 to 5"),
+        "row": (
+            good | {"gate": Gate(vectors, 6)},
+            "gate.row, a row of its table, is 6; accepted: whole numbers from 0 to 5",
+        ),
+        "half a row": (
+            good | {"norm": Modulation(vectors, 0, 1.5)},
+            "norm.scale, a row of its table, is 1.5; accepted",
+        ),
+        "shift": (good | {"norm": Modulation(vectors, "0", 1)}, "norm.shift, a row of its table, is '0'; accepted"),
+        "no norm": (good | {"norm": (1, 2)}, r"norm is \(1, 2\); accepted: Modulation or Affine"),
+        "no gate": (good | {"gate": (vectors, 2)}, "gate is .*; accepted: Gate"),
+        "no vectors": (good | {"gate": Gate(None, 0)}, "gate.vectors is None; accepted: FrameVectors"),
+        "eps": (good | {"eps": "a"}, "eps is 'a'; accepted: a finite number of at least 0"),
+        "less": (good | {"eps": -1e-6}, "eps is -1e-06; accepted: a finite number of at least 0"),
         "frames": (
             good | {"norm": Modulation(frames, 0, 1)},
             r"norm.vectors.modulation has shape \(2, 1, 6, 8\); accepted: \(2, 3, 6, 8\)",

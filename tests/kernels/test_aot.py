@@ -18,7 +18,7 @@ import torch
 from support.kernels import KERNEL
 
 from anyflow_rt.benchmarks.kernels.table import committed, regressions
-from anyflow_rt.errors import EngineError, UsageError
+from anyflow_rt.errors import EngineError, OutputError, UsageError
 from anyflow_rt.kernels.aot import PTX_VERSIONS, TARGETS, CompiledKernel, compile_launch, load_kernel, targets_of
 from anyflow_rt.kernels.cases import OPS, cases_of
 from anyflow_rt.kernels.entry import Parameter, check_entry, entry_widths
@@ -61,9 +61,13 @@ def test_every_op_compiles_for_every_type(tmp_path: Path) -> None:
     assert {line["config"].split()[-1] for line in lines[:5]} == {"fp16"}
     assert load_kernel(tmp_path / f"{lines[0]['file']}.json").parameters[0].type == "*fp16"
     check(tmp_path, lines)
-    variants = "1.3B.* (cast|cross-attention|chunk-causal|int8 keys|int8 self-attention)$|^heads of (80|96)"
+    variants = "1.3B.* (cast|cross-attention|chunk-causal|int8 keys|int8 self-attention)$|heads of (80|96)"
     lines = compiled(tmp_path, "--target", "sm_89", "--op", "flow_map_update,attention", "--case", variants)
-    assert len(lines) == 7
+    assert [line["config"] for line in lines[-4:]] == [
+        *("heads of 80", "heads of 96"),
+        *("int8 heads of 80", "int8 heads of 96"),
+    ]
+    assert len(lines) == 9
     check(tmp_path, lines)
 
 
@@ -129,6 +133,11 @@ def test_the_same_source_gives_the_same_bytes_and_is_compiled_once(tmp_path: Pat
     (tmp_path / "a" / f"{first['file']}.json").write_text("{}")
     assert compiled(tmp_path / "a", *options) == [first], "a damaged entry is made again"
     assert load_kernel(tmp_path / "a" / f"{first['file']}.json").target == 80
+
+
+def test_a_place_that_takes_no_kernels_is_named() -> None:
+    with pytest.raises(OutputError, match=r"/proc/x cannot take a compiled kernel .*; free some of it or give another"):
+        KERNEL.save(Path("/proc/x"))
 
 
 def test_saved_kernels_are_read_back(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import torch
 from support.kernels import DEVICE, Memory, assert_close, tensors
 from torch import Tensor
 
-from anyflow_rt.benchmarks.kernels.tune import fastest, write_measured
-from anyflow_rt.errors import EngineError
+from anyflow_rt.benchmarks.kernels.tune import fastest, measured_before, write_measured
+from anyflow_rt.errors import EngineError, UsageError
 from anyflow_rt.kernels.attention import config
-from anyflow_rt.kernels.attention.blocks import chunk_blocks
-from anyflow_rt.kernels.attention.config import TABLE, AttentionConfig, configuration, split_head
+from anyflow_rt.kernels.attention.blocks import block_table, chunk_blocks
+from anyflow_rt.kernels.attention.config import MINIMUM_INT8_DOT, TABLE, AttentionConfig, configuration, split_head
 from anyflow_rt.kernels.attention.reference import attention_reference
 from anyflow_rt.kernels.attention.triton import attention
 from anyflow_rt.kernels.package import triton
@@ -79,6 +79,29 @@ def test_keys_that_are_biased_away_do_not_count(memory: Memory, lowest: float) -
     assert_close(attention(query, key, value, memory.tensor(bias)), expected)
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("lowest", [-1e31, -3e38, -torch.inf])
+def test_where_no_key_counts_the_output_is_zero(memory: Memory, lowest: float) -> None:
+    query, key, value = inputs(memory, (2, 1, 4, 20, 16), torch.float32)
+    bias = torch.zeros(2, 20, device=DEVICE)
+    bias[1] = lowest
+    output = attention(query, key, value, memory.tensor(bias))
+    assert_close(output[:1], attention_reference(query[:1], key[:1], value[:1]))
+    assert not output[1].any()
+    bias[1] = -1e29
+    uniform = attention_reference(query, key, value, bias)
+    assert_close(attention(query, key, value, memory.tensor(bias)), uniform)
+
+
+def test_a_table_of_blocks_stays_where_it_is() -> None:
+    """A CUDA graph reads the address it was captured with, however many other chunks came since."""
+    device = torch.device(DEVICE)
+    first = block_table((5, 7), 0, 16, device)
+    for prefix in range(200):
+        block_table((5, 7), 1 + prefix, 16, device)
+    assert block_table((5, 7), 0, 16, device) is first
+
+
 def test_rows_sum_to_one(memory: Memory) -> None:
     """Ones as values come out as ones, however large the scores."""
     query, key, value = inputs(memory, (1, 2, 21, 35, 16), torch.float32)
@@ -137,6 +160,19 @@ def test_empty(memory: Memory, shape: tuple[int, int, int, int, int]) -> None:
 
 def test_heads_are_covered_by_powers_of_two() -> None:
     split = {size: split_head(size) for size in (1, 16, 20, 40, 48, 64, 80, 96, 112, 128, 160, 256)}
+    int8 = {size: split_head(size, MINIMUM_INT8_DOT) for size in (32, 36, 40, 64, 72, 80, 96, 144, 160, 256)}
+    assert int8 == {
+        32: (32, 0),
+        36: (64, 0),
+        40: (64, 0),
+        64: (64, 0),
+        72: (64, 32),
+        80: (64, 32),
+        96: (64, 32),
+        144: (128, 32),
+        160: (128, 32),
+        256: (256, 0),
+    }
     assert split == {
         1: (16, 0),
         16: (16, 0),
@@ -183,10 +219,35 @@ def test_what_was_measured_goes_before_the_heuristic(monkeypatch: pytest.MonkeyP
         assert config.configuration(86, 128, 2) == TABLE[86][128] and config.configuration(89, 64, 2) == TABLE[89][64]
         path.write_text('{"sm_89": 3}')
         config.measured.cache_clear()
-        with pytest.raises(EngineError, match=r"measured\.json cannot be read .*; write it again with  bench kernels"):
+        with pytest.raises(
+            EngineError, match=r"measured\.json cannot be read .*; remove it, write it again with  bench"
+        ):
             config.configuration(89, 128, 2)
     finally:
         config.measured.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", "3", '{"sm_89": 3}', '{"sm_89": {"64": {"queries": 1}}}', '{"x": {}}', "\xff"]
+)
+def test_a_file_that_holds_no_measurements_is_refused_before_any_is_taken(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "measured.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(
+        UsageError, match=r"--tune .*measured\.json cannot be read .*; give another file, or remove this"
+    ):
+        measured_before(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        write_measured(path, 89, {64: TABLE[89][64]})
+    assert path.read_bytes() == text.encode("latin-1") and list(tmp_path.iterdir()) == [path], "as it was"
+
+
+def test_a_place_where_no_measurements_can_be_written(tmp_path: Path) -> None:
+    assert measured_before(tmp_path / "new.json") == {}
+    with pytest.raises(UsageError, match=r"is a folder; give a file in it, as .*measured\.json"):
+        measured_before(tmp_path)
+    with pytest.raises(UsageError, match=r"there is no folder .*missing; make it, or give another file"):
+        measured_before(tmp_path / "missing" / "measured.json")
 
 
 def test_every_target_has_a_configuration_for_every_head() -> None:
@@ -213,6 +274,10 @@ def refusals() -> dict[str, tuple[dict[str, object], str]]:
         "bias dtype": (good | {"key_bias": zeros(2, 6).bfloat16()}, "key_bias is bfloat16; accepted: float32"),
         "strides": (good | {"query": zeros(2, 3, 8, 4).mT}, "query has strides .*; accepted: 1 along its last axis"),
         "chunks": (good | {"chunks": (1, 2)}, r"chunks is \[1, 2\]; accepted: positive lengths whose sum is Lq, 4"),
+        "one chunk": (good | {"chunks": 5}, "chunks is 5; accepted: a sequence of positive lengths whose sum is Lq"),
+        "scale": (good | {"scale": float("nan")}, "scale is nan; accepted: a finite number"),
+        "no scale": (good | {"scale": "x"}, "scale is 'x'; accepted: a finite number"),
+        "no query": (good | {"query": None}, "query is a NoneType; a torch.Tensor is needed"),
         "no chunk": (good | {"chunks": (4, 0)}, "chunks is .*; accepted: positive lengths"),
         "prefix": (
             {"query": zeros(1, 1, 4, 8), "key": zeros(1, 1, 3, 8), "value": zeros(1, 1, 3, 8), "chunks": (4,)},

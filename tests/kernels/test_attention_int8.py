@@ -16,6 +16,7 @@ CASES = [
     ((2, 2, 17, 33, 32), torch.float32),
     ((1, 2, 40, 70, 64), torch.bfloat16),
     ((1, 1, 5, 40, 80), torch.float16),
+    ((1, 1, 3, 20, 144), torch.float32),
     ((1, 1, 18, 18, 128), torch.bfloat16),
     ((1, 1, 3, 9, 36), torch.float16),
 ]
@@ -81,7 +82,18 @@ def test_refusals() -> None:
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(*shape, device=DEVICE)
 
-    with pytest.raises(EngineError, match="query has head size 16; accepted by 8-bit attention: at least 32"):
+    good = [zeros(1, 1, 4, 32) for _ in range(3)]
+    for place, name in enumerate(("query", "key", "value")):
+        with pytest.raises(EngineError, match=f"{name} is a NoneType; a torch.Tensor is needed"):
+            attention_int8(*(None if number == place else x for number, x in enumerate(good)))
+        message = "query is on" if place == 0 else f"{name} is on meta"
+        with pytest.raises(EngineError, match=f"^(key is on .*, query on meta|{message})"):
+            attention_int8(*(x.to("meta") if number == place else x for number, x in enumerate(good)))
+    with pytest.raises(EngineError, match="query is on meta; accepted: c"):
+        attention_int8(*(x.to("meta") for x in good))
+    with pytest.raises(EngineError, match="scale is 'x'; accepted: a finite number"):
+        attention_int8(*good, scale="x")
+    with pytest.raises(EngineError, match="query has head size 16; accepted by 8-bit attention: 32 to 256"):
         attention_int8(*(zeros(1, 1, 4, 16) for _ in range(3)))
     with pytest.raises(EngineError, match=r"key has shape \(1, 2, 4, 32\); accepted: \(1, 1, Lk, 32\)"):
         attention_int8(zeros(1, 1, 4, 32), zeros(1, 2, 4, 32), zeros(1, 1, 4, 32))

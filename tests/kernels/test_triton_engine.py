@@ -144,7 +144,7 @@ def test_attention_is_chosen_by_name(
     monkeypatch.setenv("ANYFLOW_RT_ATTENTION", name)
     with open_engine("triton", small.component("denoiser", "fp32"), precision="fp32") as engine, Calls() as calls:
         assert_answered(engine.infer(**asked.arrays)["z_r"], asked, "fp32")
-    # On a GPU the first call runs the denoiser twice: as it is, then into its graph.
+    # On a GPU the first call goes through the denoiser twice: it runs it, then captures it.
     passes = 1 if INTERPRETED else 2
     assert calls.ours["attention"] == (2 * passes if name == "triton" else 0)
     monkeypatch.setenv("ANYFLOW_RT_ATTENTION", "slow")
