@@ -8,8 +8,8 @@
 What is left to PyTorch: the patches' and the head's projection, six linear layers a block (fused qkv, out, query,
 out, expand, contract), the activation between the last two (a launch of its own: docs/performance.md says what that
 costs, and why PyTorch's product with the activation in it is not used), and what goes before the patches: the state
-cast to the compute type, and its pixels put in order. The residual is kept in the compute type, everything that is summed over is
-float32. ``transformer.Denoiser`` says what is computed, and how weights are laid out.
+cast to the compute type, and its pixels put in order. The residual is kept in the compute type, everything that is
+summed over is float32. ``transformer.Denoiser`` says what is computed, and how weights are laid out.
 """
 
 from __future__ import annotations

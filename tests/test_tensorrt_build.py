@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -155,6 +157,16 @@ def test_progress_is_told_and_an_interrupt_ends_the_build(tmp_path: Path) -> Non
 
     with pytest.raises(KeyboardInterrupt):
         compile_with(interrupt)
+
+    told: list[int] = []
+
+    def signalled(done: int, total: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        told.append(done)
+
+    with pytest.raises(KeyboardInterrupt):
+        compile_with(signalled)
+    assert told == [1], "a signal ends it at the same step, and raises nothing inside TensorRT"
 
 
 def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:

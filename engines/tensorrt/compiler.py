@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from anyflow_rt.engines.targets import capability
+from anyflow_rt.engines.tensorrt.interrupts import kept_interrupts
 from anyflow_rt.engines.tensorrt.messages import make_logger, summary
 from anyflow_rt.engines.tensorrt.network import ParsedNetwork
 from anyflow_rt.engines.tensorrt.profiles import Profile
@@ -58,29 +59,30 @@ def compile_engine(
 
     plugins: nodes of ``graph`` that are kernels of ours. timing_cache: a file of measured tactics, read and extended
     (enterprise: TensorRT for RTX measures nothing). Raises EngineError with everything TensorRT said, OSError where
-    ``destination`` cannot be written; whatever ``advance`` raises ends the build.
+    ``destination`` cannot be written; whatever ``advance`` or a signal's handler raises ends the build.
     """
     start = time.perf_counter()
-    logger = make_logger(trt)
-    builder = trt.Builder(logger)
-    parsed = ParsedNetwork(trt, builder, logger, graph)
-    if parsed.plugins != plugins:
-        raise EngineError(
-            f"TensorRT {trt.__version__} took {parsed.plugins} of {plugins} kernels of {graph.name} for plugins; build "
-            "without --triton-kernels, or with another version of the package"
-        )
-    config = builder.create_builder_config()
-    _configure(trt, config, target, settings)
-    ports = _port_bytes(parsed.network, profiles[-1].largest)
-    _add_profiles(builder, config, parsed.network, profiles)
-    cache = _read_timing_cache(config, timing_cache)
-    monitor = make_monitor(trt, advance)
-    config.progress_monitor = monitor
-    with destination.open("wb") as file:
-        writer = _writer(trt, file)
-        built = builder.build_serialized_network_to_stream(parsed.network, config, writer)
-    if (interrupted := monitor.interrupted or writer.failed) is not None:
-        raise interrupted
+    with kept_interrupts() as kept:
+        logger = make_logger(trt)
+        builder = trt.Builder(logger)
+        parsed = ParsedNetwork(trt, builder, logger, graph)
+        if parsed.plugins != plugins:
+            raise EngineError(
+                f"TensorRT {trt.__version__} took {parsed.plugins} of {plugins} kernels of {graph.name} for plugins; "
+                "build without --triton-kernels, or with another version of the package"
+            )
+        config = builder.create_builder_config()
+        _configure(trt, config, target, settings)
+        ports = _port_bytes(parsed.network, profiles[-1].largest)
+        _add_profiles(builder, config, parsed.network, profiles)
+        cache = _read_timing_cache(config, timing_cache)
+        monitor = make_monitor(trt, advance, kept)
+        config.progress_monitor = monitor
+        with destination.open("wb") as file:
+            writer = _writer(trt, file)
+            built = builder.build_serialized_network_to_stream(parsed.network, config, writer)
+    if (failed := monitor.interrupted or writer.failed) is not None:
+        raise failed
     if not built or not destination.stat().st_size:
         raise EngineError(
             f"TensorRT {trt.__version__} cannot build {graph.name} for {target}: {summary(logger.errors)}; try another "

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from anyflow_rt.engines.tensorrt.interrupts import Kept
+
 Advance = Callable[[int, int], object]
 """Takes the finished steps of the whole build, and how many there are."""
 
 
-def make_monitor(trt: ModuleType, advance: Advance) -> Any:
-    """An ``IProgressMonitor`` that reports the outermost phase. An interrupt inside ``advance`` cancels the build; it
-    is kept in ``interrupted``, since it cannot pass through TensorRT."""
+def make_monitor(trt: ModuleType, advance: Advance, kept: Kept) -> Any:
+    """An ``IProgressMonitor`` that reports the outermost phase. What ``advance`` raises cancels the build; it is kept in
+    ``interrupted``, since it cannot pass through TensorRT. So does a signal, as soon as ``kept`` has one."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -28,7 +30,7 @@ def make_monitor(trt: ModuleType, advance: Advance) -> Any:
         def step_complete(self, phase: str, step: int) -> bool:
             if self._outermost is not None and phase == self._outermost[0]:
                 self._tell(step + 1, self._outermost[1])
-            return self.interrupted is None
+            return self.interrupted is None and kept.error is None
 
         def phase_finish(self, phase: str) -> None:
             if self._outermost is not None and phase == self._outermost[0]:
