@@ -13,8 +13,8 @@ Advance = Callable[[int, int], object]
 
 
 def make_monitor(trt: ModuleType, advance: Advance, kept: Kept) -> Any:
-    """An ``IProgressMonitor`` that reports the outermost phase. What ``advance`` raises cancels the build; it is kept in
-    ``interrupted``, since it cannot pass through TensorRT. So does a signal, as soon as ``kept`` has one."""
+    """An ``IProgressMonitor`` that reports the outermost phase. What ``advance`` raises cancels the build, and is kept
+    in ``interrupted``, since it cannot pass through TensorRT. So does a signal, as soon as ``kept`` has one."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
         def __init__(self) -> None:
