@@ -18,10 +18,9 @@ from anyflow_rt.benchmarks.budget.burners import Burners
 from anyflow_rt.benchmarks.budget.calm import own_state
 from anyflow_rt.benchmarks.budget.simulated import USUAL_BURSTS
 from anyflow_rt.benchmarks.causal.common import STEPS, load, prompt_of
-from anyflow_rt.benchmarks.measure import Conditions, Sample
+from anyflow_rt.benchmarks.measure import BusyMachineError, Conditions, Sample
 from anyflow_rt.benchmarks.report import Outcome, Target
 from anyflow_rt.benchmarks.statistics.wilson import wilson
-from anyflow_rt.errors import BusyMachineError
 from anyflow_rt.result import Result
 from anyflow_rt.runtime import Runtime
 
