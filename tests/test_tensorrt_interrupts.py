@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +14,7 @@ from anyflow_rt.errors import EngineError
 
 
 @pytest.fixture(autouse=True)
-def handled() -> None:
+def handled() -> Iterator[None]:
     """As the command sets them."""
     before = {number: signal.signal(number, signal.default_int_handler) for number in SIGNALS}
     yield

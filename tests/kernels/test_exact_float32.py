@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from anyflow_rt.engines.exact_float32 import exact_float32
 
 
 @pytest.fixture(autouse=True)
-def shortened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")
+def shortened() -> Iterator[None]:
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    yield
+    torch.backends.cudnn.conv.fp32_precision = before
 
 
 def precision() -> str:
