@@ -153,7 +153,7 @@ def test_closing_ends_the_work(runtime: Runtime) -> None:
 
 def test_closing_from_another_thread(runtime: Runtime) -> None:
     """Whoever reads it meanwhile is told, and does not take what came for the whole."""
-    stream = runtime.stream(PROMPT, num_frames=321, **OPTIONS)
+    stream = runtime.stream(PROMPT, num_frames=249, on_step=lambda step: time.sleep(0.05), **OPTIONS)
     next(stream)
     told: list[BaseException] = []
 
@@ -168,7 +168,7 @@ def test_closing_from_another_thread(runtime: Runtime) -> None:
     time.sleep(0.2)
     stream.close()
     reader.join(10)
-    assert not reader.is_alive() and all(isinstance(error, Cancelled) for error in told)
+    assert not reader.is_alive() and [type(error) for error in told] in ([], [Cancelled])
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("anyflow-rt-de")]
     with pytest.raises(UsageError, match="no result yet"):
         stream.result()
@@ -320,7 +320,7 @@ def test_interrupted_before_a_reader_that_does_not_read(bundle: Path, tmp_path: 
     command += ["--engine", "openvino", "--stream", "-"]
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
-    with subprocess.Popen([*command, "--num-frames", "321"], stdout=writing, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([*command, "--num-frames", "249"], stdout=writing, stderr=subprocess.PIPE) as process:
         os.close(writing)
         assert process.stderr is not None
         held, deadline = array.array("i", [0]), time.monotonic() + 60

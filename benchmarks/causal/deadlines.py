@@ -34,7 +34,7 @@ LEARNING = 5
 STREAMS = 4
 """A round, of each kind."""
 STALLS = 0.01
-"""Target: of the chunks with deadlines. And what four steps may have on the calm machine at a rate that they sustain."""
+"""Target: of the chunks with deadlines. And what four steps may have on the calm machine at a rate they sustain."""
 BITES = 0.05
 """Target: of the chunks of four steps, under the same load. Where fewer come late, the load is none to keep up with."""
 TRIES = 8
