@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from anyflow_rt.encoding import FRAMES_PER_LATENT
+from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.chunks import make_layout
+from anyflow_rt.engines.chunks import make_layout, partition
 from anyflow_rt.engines.geometry import LatentSize, latent_size
 from anyflow_rt.errors import UsageError
 from anyflow_rt.input.source import load_source
@@ -27,7 +28,8 @@ def admit(
     request = make_request(prompt, default_size=bundle.defaults.size, shift=architecture.scheduler.shift, **options)
     latent = latent_size(architecture, request.size)
     if request.source is not None:
-        request = replace(request, context=load_source(request.source, request.size, bundle.defaults.fps))
+        given = load_source(request.source, request.size, bundle.defaults.fps, _most_given(architecture, latent))
+        request = replace(request, context=given)
     if architecture.causal is not None:
         _check_causal(bundle, request, latent)
     elif request.context is not None:
@@ -37,6 +39,14 @@ def admit(
         )
     check_memory(architecture, request.size, request.videos, engine=engine, precision=precision, output=output)
     return request
+
+
+def _most_given(architecture: Architecture, latent: LatentSize) -> int:
+    """Frames of a clip with too many that a video begins with: all but its last chunk, of a bidirectional checkpoint
+    all but its last latent frame."""
+    chunks = () if architecture.causal is None else partition(architecture.causal, latent.frames)
+    kept = sum(chunks[:-1]) or latent.frames - 1
+    return max(0, (kept - 1) * FRAMES_PER_LATENT + 1)
 
 
 def _check_causal(bundle: Bundle, request: Request, latent: LatentSize) -> None:

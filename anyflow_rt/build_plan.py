@@ -19,8 +19,8 @@ from anyflow_rt.engines.paths import check_path
 from anyflow_rt.engines.targets import CPU, parse_targets
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.engines.text_weights import INT8, check_text_weights, text_weights_of
-from anyflow_rt.errors import BundleError, UsageError
-from anyflow_rt.shipped import shipped
+from anyflow_rt.errors import BundleError, CheckpointError, UsageError
+from anyflow_rt.shipped import SHIPPED, shipped
 
 OUTSIDE_THE_CACHE = (
     "set XDG_CACHE_HOME to another directory, or choose the place with  anyflow-rt build --out DIR  and use it with  "
@@ -122,7 +122,7 @@ class Preview:
 
 def plan_build(options: BuildOptions) -> BuildPlan:
     """Resolve ``options``. Raises UsageError or CheckpointError for what no build can do."""
-    checkpoint = load_checkpoint(options.source, revision=options.revision)
+    checkpoint = _load(options)
     engine, precision, wanted = resolve_engines(options.targets, options.engine, options.precision)
     wanted = () if options.onnx_only else wanted
     refuse_causal(checkpoint.architecture, wanted)
@@ -182,8 +182,7 @@ def refuse_causal(architecture: Architecture, wanted: Sequence[WantedEngine]) ->
     gpus = [each.target for each in wanted if each.target != CPU]
     if architecture.causal is not None and gpus:
         raise UsageError(
-            f"no engine for {', '.join(gpus)} takes the caches of a causal (FAR) checkpoint yet; build it with  "
-            "--target cpu"
+            f"no engine for {', '.join(gpus)} takes the caches of a causal (FAR) checkpoint yet; give --target cpu"
         )
 
 
@@ -230,6 +229,16 @@ def for_size(wanted: WantedEngine, defaults: Defaults, settings: TensorRtSetting
     builder.check(wanted.target, settings)
     name = builder.profile(defaults.size, settings)
     return replace(wanted, profile=f"{name}-{INT8}_text" if builder.from_graphs and text_weights == INT8 else name)
+
+
+def _load(options: BuildOptions) -> Checkpoint:
+    name = Path(options.source)
+    if len(name.parts) == 1 and not name.expanduser().exists():
+        raise CheckpointError(
+            f"there is no directory {options.source!r}, it has not the form of a hub id (owner/name), and the shipped "
+            f"checkpoints are {', '.join(SHIPPED)}; check the path"
+        )
+    return load_checkpoint(options.source, revision=options.revision)
 
 
 def _existing(options: BuildOptions, wanted_id: str) -> Manifest | None:

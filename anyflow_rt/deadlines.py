@@ -1,9 +1,10 @@
 """Deadlines of chunks: each is to be there when a player needs it, and takes as many jumps as that leaves time for.
 
-Playing begins a while after the first frame is there (``lead``) and then never waits: chunk k is due when all before
-it have been shown. What one chunk does not use of its time is left to those after it. Before every jump the planner of
-budgets decides how the chunk goes on. Chunks are of different lengths and attend to ever more: times are measured in
-what their jumps cost in arithmetic (``engines.chunks.flops``), so that each tells of all others.
+Playing begins a while after the first frame is there (``lead``), and chunk k is due when all before it have been shown;
+a chunk that is late or a reader that pauses moves all that is due after it (``reader``). What one chunk does not use of
+its time is left to those after it. Before every jump the planner of budgets decides how the chunk goes on. Chunks are
+of different lengths and attend to ever more: times are measured in what their jumps cost in arithmetic
+(``engines.chunks.flops``), so that each tells of all others.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from anyflow_rt.engines.chunks import ChunkLayout, flops
 from anyflow_rt.errors import UsageError
+from anyflow_rt.reader import Reader
 from anyflow_rt.result import ChunkReport, playing_lead
 from anyflow_rt.sampling.controller import Controller
 from anyflow_rt.sampling.forecast import Forecaster
@@ -46,7 +48,8 @@ class Pace:
 
 
 class ChunkDeadlines:
-    """Of one stream: the ``guide`` of each chunk in turn, told of what was decoded by the thread that does it.
+    """Of one stream: the ``guide`` of each chunk in turn, told of what was decoded by the thread that does it, and of
+    what was taken by the reader's.
 
     forecaster: made once a runtime, with ``make_forecaster``; it learns from every stream.
     """
@@ -59,7 +62,7 @@ class ChunkDeadlines:
         self._times, self._first, self._start = grid(shift), first, start
         self._guard = threading.Lock()
         self._decode_shares: deque[float] = deque(maxlen=REMEMBERED)
-        self._first_ready: float | None = None
+        self._reader = Reader()
         self._stated: dict[int, tuple[float, Controller, float]] = {}
 
     def guide(self, layout: ChunkLayout, index: int) -> Guide:
@@ -88,10 +91,13 @@ class ChunkDeadlines:
 
     def decoded(self, frames: int, seconds: float) -> None:
         """A chunk's ``frames`` are there; decoding them took ``seconds``."""
+        self._reader.arrived()
         with self._guard:
-            if self._first_ready is None:
-                self._first_ready = time.perf_counter()
             self._decode_shares.append(seconds / frames)
+
+    def took(self) -> None:
+        """The reader has the next chunk."""
+        self._reader.took()
 
     def tell(self, index: int, report: ChunkReport) -> ChunkReport:
         """The report of a chunk with what was stated of it; seconds from the start."""
@@ -105,14 +111,10 @@ class ChunkDeadlines:
     def _due(self, layout: ChunkLayout, index: int) -> float | None:
         """The ``perf_counter`` at which chunk ``index`` is to be there; None where it has no deadline."""
         if self._pace.seconds is not None:
-            return self._start + (index + 1) * self._pace.seconds
+            return self._reader.expects(self._start, self._pace.seconds, index)
         if index == 0 or self._pace.fps is None:
             return None
-        frames = [layout.frames(each) for each in range(len(layout))]
-        with self._guard:
-            # Not decoded yet: it will be soon, and so playing begins later than assumed.
-            begun = time.perf_counter() if self._first_ready is None else self._first_ready
-        return begun + playing_lead(frames, self._pace.fps) + sum(frames[:index]) / self._pace.fps
+        return self._reader.plays([layout.frames(each) for each in range(len(layout))], self._pace.fps, index)
 
     def _reserve(self, layout: ChunkLayout) -> float:
         """Seconds before a chunk is due at which its plan is to end; none where each has a budget of its own."""

@@ -170,6 +170,11 @@ class Generation:
         if self._deadlines is not None:
             self._deadlines.decoded(frames, seconds)
 
+    def took(self) -> None:
+        """The reader of a stream has its next chunk."""
+        if self._deadlines is not None:
+            self._deadlines.took()
+
     def streamed(self, report: StreamReport) -> Result:
         """What comes back of a stream that came to its end."""
         if self._loaded.bundle.architecture.causal is not None:

@@ -38,7 +38,8 @@ from anyflow_rt.residency import decide_residency
 from anyflow_rt.result import Result
 from anyflow_rt.sampler import Sampler
 from anyflow_rt.sampling.executor import OnStep
-from anyflow_rt.sampling.limits import check_started_at
+from anyflow_rt.sampling.limits import check_fps, check_started_at
+from anyflow_rt.turn import Turn
 
 if TYPE_CHECKING:
     from anyflow_rt.deadlines import ChunkDeadlines, Pace
@@ -55,7 +56,8 @@ class Runtime:
     Where none is asked for, the engine is one that the bundle has for this machine's GPU, else the fastest that this
     machine has for a CPU: every bundle holds the ONNX graphs, and each machine compiles them for itself.
 
-    One call at a time: the engines are shared between calls.
+    One call at a time: the engines are shared between calls, so a second one, also while a stream is open, raises
+    UsageError.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Runtime:
             on_demand=() if prompts is None else ("text_encoder",),
         )
         self.latencies = Latencies(bundle.id, self.engine)
+        self._turn = Turn()
         self._chunk_forecasters: dict[tuple[int, int, int, bool], Forecaster] = {}
         tokenizer = PromptTokenizer(bundle.tokenizer_path)
         self._loaded = Loaded(
@@ -197,7 +200,10 @@ class Runtime:
         )
         kept: list[Preview] = []
         show: OnPreview = preview if callable(preview) else kept.append
-        with Generation(self._loaded, request, output=output, started_at=start, on_step=on_step, show=show) as call:
+        with (
+            self._turn,
+            Generation(self._loaded, request, output=output, started_at=start, on_step=on_step, show=show) as call,
+        ):
             latents = call.denoise(whole_draft)
             frames = np.concatenate(list(call.frames(latents)), axis=1) if output == "frames" else None
             return call.result(frames, tuple(kept))
@@ -245,6 +251,7 @@ class Runtime:
         for place in (path, *(draft_path(path, steps) for steps in request.preview_after if not callable(preview))):
             video.check_output(place, request.videos)
         with (
+            self._turn,
             Generation(self._loaded, request, output="file", started_at=start, on_step=on_step, show=show) as call,
             open_writer(path) as writer,
         ):
@@ -269,11 +276,12 @@ class Runtime:
 
         ``options`` are those of ``generate``, without output, budget and previews. A causal checkpoint gives chunk
         after chunk, each decoded while the next is denoised; of a bidirectional one frames come once all jumps are
-        made. A reader that is slow slows it down, one that stops ends it. fps: the rate that stalls are counted at;
-        None (default) is the bundle's. fps_deadline: True gives every chunk the jumps that let it be there when it is
-        to be played at that rate; False is the default. budget_per_chunk: seconds for each chunk instead, none by
-        default; what one leaves of them the next may use. Both keep ``confidence``, ``min_steps`` and ``max_steps``;
-        ``steps`` is then the most.
+        made. A reader that is slow slows it down, one that stops ends it. It begins with the first chunk asked for, and
+        until it has ended or is closed every other call of this runtime is refused. fps: the rate that stalls are
+        counted at; None (default) is the bundle's. fps_deadline: True gives every chunk the jumps that let it be there
+        when it is to be played at that rate; False is the default. budget_per_chunk: seconds for each chunk instead,
+        none by default; what one leaves of them the next may use. Both keep ``confidence``, ``min_steps`` and
+        ``max_steps``; ``steps`` is then the most.
 
         Raises UsageError as ``generate`` does, before any work.
         """
@@ -284,18 +292,23 @@ class Runtime:
         check_on_step(on_step)
         if options.get("budget") is not None:
             raise UsageError(f"budget {options['budget']!r} is for a whole video, and a stream has none; give steps")
+        rate = self.bundle.defaults.fps if fps is None else check_fps(fps)
+        if not isinstance(fps_deadline, bool):
+            raise UsageError(f"fps_deadline is {fps_deadline!r}; give True, and the rate as fps, or False")
         request = self._request(prompt, "file", **options)
-        rate = self.bundle.defaults.fps if fps is None else fps
         causal, deadlines = self.bundle.architecture.causal is not None, None
         if fps_deadline or budget_per_chunk is not None:
             from anyflow_rt.deadlines import make_pace
 
             pace = make_pace(rate if fps_deadline else None, budget_per_chunk, causal=causal, **options)
             deadlines = self._chunk_deadlines(request, pace, start)
-        call = Generation(
-            self._loaded, request, output="frames", started_at=start, on_step=on_step, deadlines=deadlines
-        )
-        return Stream(call, start, causal=causal, fps=rate)
+
+        def begin() -> Generation:
+            return Generation(
+                self._loaded, request, output="frames", started_at=start, on_step=on_step, deadlines=deadlines
+            )
+
+        return Stream(begin, request, self._turn, start, causal=causal, fps=rate)
 
     def stream_to_file(
         self,
@@ -352,7 +365,9 @@ class Runtime:
         """
         if self.bundle.architecture.causal is not None:
             raise UsageError("a causal checkpoint has no jumps of a whole video; use generate")
-        sampling, _ = make_sampling(self._loaded, self._request(prompt, "latents", **options))
+        request = self._request(prompt, "latents", **options)
+        with self._turn:
+            sampling, _ = make_sampling(self._loaded, request)
         return Sampler(self._components, sampling)
 
     def plan_by(self, quality: Quality | None) -> None:

@@ -80,6 +80,11 @@ def test_refusals(copy: Path, changes: dict, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_mistyped_name_is_told_the_shipped_ones() -> None:
+    with pytest.raises(CheckpointError, match=r"no directory 'shapes-causl'.* checkpoints are shapes, shapes-causal"):
+        plan_build(BuildOptions(checkpoint="shapes-causl"))
+
+
 def test_no_gpu_engine_is_promised(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="sm_89 takes the caches of a causal"):
         plan_build(BuildOptions(checkpoint=str(base), out=tmp_path / "bundle", targets=("sm_89",), engine="triton"))

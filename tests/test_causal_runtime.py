@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
+import os
+import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +29,7 @@ from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.export import CAUSAL_COMPONENT_NAMES, COMPONENT_NAMES
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.openvino_package import processor_has_bf16
-from anyflow_rt.errors import UsageError
+from anyflow_rt.errors import Cancelled, OutputError, UsageError
 from anyflow_rt.parity import FRAME_BOUND, LATENT_BOUND, Case, compare
 from anyflow_rt.runtime import Runtime
 
@@ -98,6 +103,12 @@ def test_what_comes_back(runtime: Runtime) -> None:
     assert np.array_equal(image.latents[:, :1], result.latents[:, :1])
 
 
+def test_a_clip_with_too_many_frames_leaves_one_chunk(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    result = runtime.generate(PROMPT, video=CLIP, **{**OPTIONS, "num_frames": 13})
+    assert [(chunk.frames, chunk.steps) for chunk in result.chunks] == [(1, 0), (3, 1)]
+    assert "begins with the last 1 of them, and makes 12" in caplog.text
+
+
 def test_a_stream_is_the_video(runtime: Runtime) -> None:
     whole = runtime.generate(PROMPT, seed=3, **OPTIONS)
     with runtime.stream(PROMPT, seed=3, **OPTIONS) as stream:
@@ -138,6 +149,53 @@ def test_closing_ends_the_work(runtime: Runtime) -> None:
     time.sleep(0.1)
     assert len(steps) == count < 12
     assert runtime.generate(PROMPT, num_frames=5, **OPTIONS).frames is not None, "the runtime is as good as before"
+
+
+def test_closing_from_another_thread(runtime: Runtime) -> None:
+    """Whoever reads it meanwhile is told, and does not take what came for the whole."""
+    stream = runtime.stream(PROMPT, num_frames=249, on_step=lambda step: time.sleep(0.05), **OPTIONS)
+    next(stream)
+    told: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            list(stream)
+        except BaseException as error:  # noqa: BLE001 - looked at below
+            told.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    time.sleep(0.2)
+    stream.close()
+    reader.join(10)
+    assert not reader.is_alive() and [type(error) for error in told] in ([], [Cancelled])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("anyflow-rt-de")]
+    with pytest.raises(UsageError, match="no result yet"):
+        stream.result()
+
+
+def test_a_callback_may_close_the_stream(runtime: Runtime) -> None:
+    streams: list[Any] = []
+    streams.append(runtime.stream(PROMPT, on_step=lambda step: streams[0].close(), **OPTIONS))
+    with pytest.raises(Cancelled):
+        list(streams[0])
+
+
+def test_one_call_at_a_time(runtime: Runtime) -> None:
+    unread = runtime.stream(PROMPT, **OPTIONS)
+    with pytest.raises(UsageError, match="read it to its last chunk first"):
+        unread.result()
+    short = {**OPTIONS, "num_frames": 5}
+    assert runtime.generate(PROMPT, **short).frames is not None, "what nobody reads has not begun"
+    with runtime.stream(PROMPT, num_frames=129, **OPTIONS) as stream:
+        next(stream)
+        for call in (lambda: runtime.generate(PROMPT, **short), lambda: next(unread)):
+            with pytest.raises(UsageError, match="a stream is open"):
+                call()
+        with pytest.raises(UsageError, match="no result yet"):
+            stream.result()
+        next(stream)
+    assert runtime.generate(PROMPT, **short).frames is not None
 
 
 def test_a_failure_reaches_the_reader(runtime: Runtime) -> None:
@@ -198,7 +256,7 @@ def test_a_bidirectional_stream() -> None:
     [
         ({"budget": 5.0}, "budget 5 is planned over the jumps of a whole video"),
         ({"preview": True}, "preview shows drafts of a whole video"),
-        ({"video": CLIP, "num_frames": 13}, "gives at least 13 of the video's 13 frames"),
+        ({"video": CLIP, "num_frames": 1}, "gives 13 of the video's 1 frames"),
         ({"height": 16}, "height 16 is less than one compressed patch"),
     ],
 )
@@ -214,11 +272,17 @@ def test_stream_refusals(runtime: Runtime, tmp_path: Path) -> None:
         ({"output": "frames"}, "stream has no option output"),
         ({"fps_deadline": True, "budget_per_chunk": 1.0}, "both given"),
         ({"budget_per_chunk": 0}, "budget_per_chunk is 0"),
+        *(({"fps": fps, "fps_deadline": True}, "fps is") for fps in (0, -1.0, "24", float("nan"), float("inf"), True)),
+        ({"fps_deadline": 24}, "fps_deadline is 24; give True, and the rate as fps"),
     ):
         with pytest.raises(UsageError, match=said):
             runtime.stream_to_file(tmp_path / "out.mp4", PROMPT, **options)
     with pytest.raises(UsageError, match=r"must end in \.mp4"):
         runtime.stream_to_file(tmp_path / "out.gif", PROMPT)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(OutputError, match=r"pipe\.mp4: it is not a regular file"):
+        runtime.stream_to_file(tmp_path / "pipe.mp4", PROMPT)
+    (tmp_path / "pipe.mp4").unlink()
     assert not list(tmp_path.iterdir())
 
 
@@ -248,6 +312,31 @@ def test_a_closed_pipe(bundle: Path) -> None:
     assert "cannot write -: Broken pipe; its reader closed it" in said
     assert "Traceback" not in said
     assert read[4:8] == b"ftyp"
+
+
+def test_interrupted_before_a_reader_that_does_not_read(bundle: Path, tmp_path: Path) -> None:
+    """It ends, though the pipe is full, and says what became of the stream; a closed output is refused."""
+    command = [sys.executable, "-m", "anyflow_rt", "run", "--bundle", str(bundle), "--prompt", PROMPT, "--steps", "1"]
+    command += ["--engine", "openvino", "--stream", "-"]
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    with subprocess.Popen([*command, "--num-frames", "249"], stdout=writing, stderr=subprocess.PIPE) as process:
+        os.close(writing)
+        assert process.stderr is not None
+        held, deadline = array.array("i", [0]), time.monotonic() + 60
+        while not held[0] and time.monotonic() < deadline:
+            time.sleep(0.05)
+            fcntl.ioctl(reading, termios.FIONREAD, held)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=20)[1].decode()
+        assert process.returncode == 1
+    os.close(reading)
+    assert "interrupted; what was streamed to standard output until then plays" in said
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    assert closed.returncode == 1 and "standard output is closed" in closed.stderr and "Traceback" not in closed.stderr
 
 
 def test_deadlines(runtime: Runtime) -> None:

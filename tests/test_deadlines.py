@@ -21,6 +21,7 @@ from anyflow_rt.engines.architecture import (
 from anyflow_rt.engines.chunks import ChunkLayout, cache_flops, flops, make_layout
 from anyflow_rt.engines.geometry import VideoSize, latent_size
 from anyflow_rt.errors import UsageError
+from anyflow_rt.reader import Reader
 from anyflow_rt.result import ChunkReport, StreamReport
 from anyflow_rt.sampling.limits import Limits
 from anyflow_rt.sampling.quality import fit_quality
@@ -40,6 +41,8 @@ JUMP, DECODE = 0.1, 0.01
 """Seconds of a jump of the longest chunk, and of decoding one frame."""
 FPS = 23.0
 """What four steps sustain: a chunk of twelve frames lasts 0.52 s and takes 0.43 with what is written after it."""
+HELD = (6, 7, 8, 9)
+"""Chunks that are made while a reader is away: two in queues, and two that wait to be put there."""
 
 
 def layout(frames: int) -> ChunkLayout:
@@ -72,11 +75,14 @@ def bursts(seed: int) -> Callable[[float], float]:
     return load
 
 
-def play(clock: Clock, chunks: ChunkLayout, deadlines: ChunkDeadlines | None) -> tuple[StreamReport, list[int]]:
-    """One stream; without deadlines every chunk takes four steps. Decoding is another thread's, and keeps up."""
+def play(
+    clock: Clock, chunks: ChunkLayout, deadlines: ChunkDeadlines | None, pause: float = 0.0
+) -> tuple[StreamReport, list[int]]:
+    """One stream; without deadlines every chunk takes four steps. Decoding is another thread's, and keeps up. pause:
+    seconds that the reader is away before it takes the chunks of ``HELD``; those are made, and then nothing is."""
     begun, unit = clock.now, flops(chunks, chunks.longest)
     written = [0.0, *cache_flops(chunks)]
-    ready, steps = [], []
+    ready, steps, untaken = [], [], 0
     for index in range(len(chunks)):
         clock.pass_by(JUMP * written[index] / unit)
         made = 0
@@ -89,6 +95,11 @@ def play(clock: Clock, chunks: ChunkLayout, deadlines: ChunkDeadlines | None) ->
         frames = chunks.frames(index)
         if deadlines is not None:
             deadlines.decoded(frames, DECODE * frames)
+            untaken += 1
+            clock.now += pause if index == HELD[-1] else 0.0
+            for _ in range(0 if pause and index in HELD[:-1] else untaken):
+                deadlines.took()
+                untaken -= 1
         ready.append(clock.now - begun + DECODE * frames)
         steps.append(made)
     frames_of = tuple(chunks.frames(index) for index in range(len(chunks)))
@@ -133,6 +144,39 @@ def test_time_that_is_left_is_spent_later(monkeypatch: pytest.MonkeyPatch) -> No
     assert told.predicted is not None and told.predicted <= 1.2 and told.planned_steps is not None
     assert made[0] > made[2], "the first chunk is a third as long"
     assert sum(made) > len(chunks)
+
+
+@pytest.mark.parametrize(("fps", "seconds"), [(FPS, None), (None, 0.6)])
+def test_after_a_reader_that_pauses_steps_are_as_before(
+    monkeypatch: pytest.MonkeyPatch, fps: float | None, seconds: float | None
+) -> None:
+    """What is due moves by as long as it was away: no chunk makes up for that."""
+    chunks, forecaster, tables = layout(161), make_forecaster(), planning_tables(fit_quality(None))
+    made: list[list[int]] = []
+    for pause in (0.0, 0.0, 12.0):
+        clock = Clock(monkeypatch, lambda now: 1.0)
+        pace = Pace(fps, seconds, 0.95, Limits(1, 4))
+        deadlines = ChunkDeadlines(pace, tables, forecaster, SHIFT, uniform_plan(4, SHIFT), clock.now)
+        made.append(play(clock, chunks, deadlines, pause)[1])
+    after = HELD[-1] + 1
+    assert min(made[1]) > 1 and sum(made[2][after:]) >= sum(made[1][after:]), made
+    assert min(made[2]) >= min(made[1]), made
+
+
+def test_when_a_reader_needs_its_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, reader = Clock(monkeypatch, lambda now: 1.0), Reader()
+    frames = (1, 4, 4, 4)
+    assert reader.plays(frames, 2.0, 1) == 1000.0 + 2.0 + 0.5, "nothing is there yet"
+    for ready, taken in ((1001.0, 1001.0), (1003.0, 1003.0), (1006.5, 1009.0)):
+        clock.now = ready
+        reader.arrived()
+        clock.now = taken
+        assert reader.plays(frames, 2.0, 3) == pytest.approx(max(1005.5, taken) + 2.0), "nor is it played before"
+        reader.took()
+    # Of 3 s each from 1000 on, the third chunk was there in time and lay there till the reader came.
+    assert reader.expects(1000.0, 3.0, 3) == pytest.approx(1012.0), "due at 1009, and taken then"
+    assert reader.expects(1000.0, 2.0, 3) == pytest.approx(1008.0 + 2.5), "late, and then it lay there for 2.5 s"
+    assert reader.expects(1000.0, 1.0, 2) == pytest.approx(1003.0), "a chunk that is late moves nothing"
 
 
 def test_stalls_are_those_of_a_player() -> None:

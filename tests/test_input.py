@@ -24,7 +24,7 @@ RED, GREEN, BLUE, WHITE = (220, 20, 20), (20, 200, 20), (20, 20, 220), (235, 235
 def load(size: VideoSize = SIZE, fit: str = "cover", fps: float = FPS, **given: Any) -> np.ndarray:
     source = make_source(given.get("image"), given.get("video"), fit)
     assert source is not None
-    return load_source(source, size, fps)
+    return load_source(source, size, fps, given.get("most", size.num_frames - 4))
 
 
 def refusal(**options: Any) -> str:
@@ -148,11 +148,28 @@ def test_all_but_4n_plus_1_frames_are_left_out_at_the_start(tmp_path: Path, capl
     assert "the first 2 of its 7 frames are left out" in caplog.text
 
 
-def test_too_many_frames(tmp_path: Path) -> None:
-    said = refusal(video=clip(tmp_path / "clip.mkv", grey(30), rate=8), size=VideoSize(17, 32, 48))
-    assert "gives at least 17 of the video's 17 frames at 8 frames a second" in said
-    assert "num_frames above 17" in said
-    assert "gives at least 1 of the video's 1 frames" in refusal(image=quarters(), size=VideoSize(1, 32, 48))
+def test_of_a_clip_with_too_many_frames_the_end_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, size = clip(tmp_path / "clip.mkv", grey(30), rate=8), VideoSize(17, 32, 48)
+    assert numbers(load(video=path, size=size, most=5)) == [25, 26, 27, 28, 29]
+    assert "has 30 frames at 8 frames a second" in caplog.text
+    assert "it begins with the last 5 of them, and makes 12; ask for a num_frames of 33 or more" in caplog.text
+    assert numbers(load(video=path, size=VideoSize(33, 32, 48))) == list(range(1, 30)), "what the warning said"
+    assert numbers(load(video=np.stack(grey(17)), size=size)) == list(range(4, 17)), "as many as the video"
+
+
+def test_no_frame_left_to_make() -> None:
+    said = refusal(image=quarters(), size=VideoSize(1, 32, 48))
+    assert "gives 1 of the video's 1 frames at 8 frames a second" in said and "num_frames of 5 or more" in said
+    said = refusal(video=np.stack(grey(10)), size=VideoSize(1, 32, 48), most=0)
+    assert "gives 9 of the video's 1 frames" in said and "num_frames of 13 or more" in said
+
+
+def test_a_video_stream_without_a_frame(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "none.avi"), "w") as container:
+        stream = container.add_stream("ffv1", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        container.start_encoding()
+    assert "none.avi' has a video stream without a frame" in refusal(video=tmp_path / "none.avi")
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:

@@ -102,9 +102,9 @@ def test_the_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
     code = (
         "import anyflow_rt, anyflow_rt.kernels, anyflow_rt.engines.registry, anyflow_rt.benchmarks.shapes.world\n"
         "from anyflow_rt.engines.checkpoint import load_checkpoint\n"
-        "from anyflow_rt.loading import SHAPES_CHECKPOINT\n"
-        "load_checkpoint(SHAPES_CHECKPOINT)\n"
-        "print(anyflow_rt.engines.__file__, SHAPES_CHECKPOINT)"
+        "from anyflow_rt.shipped import SHIPPED\n"
+        "assert [load_checkpoint(path).architecture.causal is not None for path in SHIPPED.values()] == [False, True]\n"
+        "print(anyflow_rt.engines.__file__, *SHIPPED.values())"
     )
     site = str(tmp_path / "site")
     # -S, then by hand: without the editable install of this checkout, but with the packages beside it.

@@ -29,6 +29,9 @@ class SlowWriter:
         self.state = "closed"
         return ()
 
+    def give_up_waiting(self):
+        self.state = "given up"
+
     def abort(self):
         self.state = "aborted"
 

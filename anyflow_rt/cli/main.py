@@ -72,9 +72,10 @@ def entry() -> NoReturn:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     code = main()
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # as where a shell closed it
+            with contextlib.suppress(BrokenPipeError):
+                stream.flush()
     os._exit(code)
 
 

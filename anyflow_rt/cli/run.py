@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from anyflow_rt.errors import UsageError
 
 if TYPE_CHECKING:
     from anyflow_rt.result import BudgetReport, Result, StreamReport
+    from anyflow_rt.runtime import Runtime
     from anyflow_rt.sampling.controller import Decision
 
 HELP = "make a video from a prompt"
@@ -156,7 +158,9 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         report=say,
     ) as runtime:
         loaded = process_seconds()
-        write = runtime.generate_to_file if options.stream is None else runtime.stream_to_file
+        write: Callable[..., Result] = runtime.generate_to_file
+        if options.stream is not None:
+            write = partial(_stream_to_file, runtime)
         with Progress("step") as progress:
             result = write(
                 options.stream or options.output or "out.mp4",
@@ -219,6 +223,17 @@ def _stream_lines(result: Result) -> list[str]:
         f"first frame after {report.first_frame:.2f} s, {len(report.ready)} chunks, jitter {report.jitter:.3f} s; "
         f"played at {report.fps:g} frames a second {report.stall_ratio:.0%} of them come late"
     ]
+
+
+def _stream_to_file(runtime: Runtime, target: str, prompt: Any, **options: Any) -> Result:
+    """``Runtime.stream_to_file``; Ctrl-C says what is left of it."""
+    streamed: list[int] = []
+    try:
+        return runtime.stream_to_file(target, prompt, on_chunk=lambda chunk: streamed.append(chunk.index), **options)
+    except KeyboardInterrupt as error:
+        place = "standard output" if target == "-" else target
+        kept = f"what was streamed to {place} until then plays" if streamed else "nothing was streamed yet"
+        raise KeyboardInterrupt(f"{kept}; give the command again for all of it") from error
 
 
 def _check_stream(options: argparse.Namespace) -> None:

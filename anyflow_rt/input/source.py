@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -58,34 +59,44 @@ def make_source(image: Any, video: Any, fit: str) -> Source | None:
     return Source(kind, value, fit)
 
 
-def load_source(source: Source, size: VideoSize, fps: float) -> np.ndarray:
+def load_source(source: Source, size: VideoSize, fps: float, most: int) -> np.ndarray:
     """The given frames of a video of ``size`` at ``fps``: uint8 RGB (4n + 1, height, width, 3), fewer than its own.
 
     A clip is resampled to ``fps`` by showing what it shows at every moment; an array is taken to have that rate. Where
-    its frames are not 4n + 1 the oldest are left out, and a warning says so. Raises UsageError, one line that names
-    the file and the fault, for what cannot be read and for more frames than the video has.
+    its frames are not 4n + 1 the oldest are left out, and where they are no fewer than the video's all but the last
+    ``most`` (4n + 1, or 0): a warning says so. Raises UsageError, one line that names the file and the fault, for what
+    cannot be read and where no frame would be left to make.
     """
-    # One more than fits is enough to know that it does not.
-    frames = np.stack(list(_taken(_pictures(source, fps), size.num_frames + 1, source, size)))
-    spare = (len(frames) - 1) % FRAMES_PER_LATENT
-    given = len(frames) - spare
-    if given >= size.num_frames:
+    # No more than the video has are held, however long the clip is; it ends where it is to go on.
+    held: deque[np.ndarray] = deque(maxlen=size.num_frames)
+    count = 0
+    for frame in _fitted(_pictures(source, fps), source, size):
+        held.append(frame)
+        count += 1
+    spare = (count - 1) % FRAMES_PER_LATENT
+    given = count - spare
+    if given < size.num_frames:
+        if spare:
+            logger.warning(
+                "%s: the first %d of its %d frames are left out, since a video begins with 4n + 1 of them",
+                *(_name(source), spare, count),
+            )
+        return np.stack(list(held)[spare:])
+    if source.kind == "image" or not most:
         raise UsageError(
-            f"{_name(source)} gives at least {given} of the video's {size.num_frames} frames at {fps:g} frames a "
-            f"second, which leaves none to make; ask for a num_frames above {given}, or give a shorter {source.kind}"
+            f"{_name(source)} gives {given} of the video's {size.num_frames} frames at {fps:g} frames a second, which "
+            f"leaves none to make; ask for a num_frames of {given + FRAMES_PER_LATENT} or more"
         )
-    if spare:
-        logger.warning(
-            "%s: the first %d of its %d frames are left out, since a video begins with 4n + 1 of them",
-            *(_name(source), spare, len(frames)),
-        )
-    return frames[spare:]
+    logger.warning(
+        "%s has %d frames at %g frames a second, as many as the video or more: it begins with the last %d of them, and "
+        "makes %d; ask for a num_frames of %d or more to begin with all",
+        *(_name(source), count, fps, most, size.num_frames - most, given + FRAMES_PER_LATENT),
+    )
+    return np.stack(list(held)[-most:])
 
 
-def _taken(pictures: Iterator[Picture], most: int, source: Source, size: VideoSize) -> Iterator[np.ndarray]:
-    for index, (picture, turn) in enumerate(pictures):
-        if index == most:
-            return
+def _fitted(pictures: Iterator[Picture], source: Source, size: VideoSize) -> Iterator[np.ndarray]:
+    for picture, turn in pictures:
         yield fit_frame(picture, size.height, size.width, source.fit, turn)
 
 
@@ -128,7 +139,7 @@ def _read(source: Source, fps: float) -> Iterator[Picture]:
             if source.kind == "image":
                 shown = _one(decoded, name)
             else:
-                shown = _resampled(decoded, fps, float(stream.average_rate or stream.guessed_rate or fps))
+                shown = _resampled(decoded, fps, float(stream.average_rate or stream.guessed_rate or fps), name)
             for frame in shown:
                 yield frame, turn
     except av.FFmpegError as error:
@@ -162,7 +173,7 @@ def _one(frames: Iterator[Any], name: str) -> Iterator[Any]:
         logger.warning("%s has several frames, and the first is used; give it as video (--video) to continue it", name)
 
 
-def _resampled(frames: Iterator[Any], fps: float, rate: float) -> Iterator[Any]:
+def _resampled(frames: Iterator[Any], fps: float, rate: float, name: str) -> Iterator[Any]:
     """What a clip shows at 0, 1 / fps, 2 / fps ... seconds after its first frame, whatever rate or rates it has.
 
     rate: of the clip, on average: how long its last frame is shown, and all of them where they carry no time.
@@ -180,4 +191,4 @@ def _resampled(frames: Iterator[Any], fps: float, rate: float) -> Iterator[Any]:
         yield shown
         moment += 1
     if shown is None:
-        raise UsageError("the clip has a video stream without a frame; give another file")
+        raise UsageError(f"{name} has a video stream without a frame; {MEND}")

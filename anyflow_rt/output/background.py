@@ -51,6 +51,7 @@ class BackgroundWriter(Sink):
     def abort(self) -> None:
         """Stop after the chunk in work and remove what was written."""
         self._stopping.set()
+        self._writer.give_up_waiting()
         self._thread.join()
         self._writer.abort()
 

@@ -6,8 +6,11 @@ behind. What was written plays, also where the rest never comes: nothing is put 
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,21 +21,34 @@ from anyflow_rt.output.target import OutputFile, output_error, output_extension
 from anyflow_rt.output.writer import VideoShape
 
 STANDARD_OUTPUT = "-"
+PATIENCE = 0.1
+"""Seconds between looks at whether writing was given up."""
 
 
 def check_stream_target(target: str | os.PathLike) -> None:
-    """Raise UsageError unless ``target`` ends in .mp4 or is ``-``, OutputError where it is a terminal, or a file that
-    cannot be written."""
+    """Raise UsageError unless ``target`` ends in .mp4 or is ``-``, OutputError where that is closed or a terminal, and
+    for what is no regular file or cannot be written."""
     if os.fspath(target) == STANDARD_OUTPUT:
-        if sys.stdout.isatty():
-            raise OutputError("standard output is a terminal, and a video is no text; pipe it into a player or a file")
+        _check_standard_output()
         return
     if output_extension(target) != ".mp4":
         raise UsageError(f"stream {os.fspath(target)!r} must end in .mp4, or be - for standard output")
     existed = os.path.exists(target)
+    if existed and not os.path.isfile(target):
+        # Opening a named pipe waits for its reader, and closing it again sends that reader away.
+        raise OutputError(f"cannot write {target}: it is not a regular file; name another, or give - and redirect that")
     _LiveFile(Path(target)).create()
     if not existed:
         os.unlink(target)
+
+
+def _check_standard_output() -> None:
+    try:
+        os.fstat(sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):
+        raise OutputError("standard output is closed, or no file; pipe it into a player or a file") from None
+    if sys.stdout.isatty():
+        raise OutputError("standard output is a terminal, and a video is no text; pipe it into a player or a file")
 
 
 class _LiveFile(OutputFile):
@@ -60,13 +76,21 @@ class _LiveFile(OutputFile):
 
 
 class _Pipe:
-    """Standard output as PyAV wants it: something to write to, in one direction."""
+    """Standard output as PyAV wants it: something to write to, in one direction. Where nobody reads it, a write
+    waits until ``given_up`` is set."""
+
+    def __init__(self) -> None:
+        self.given_up = threading.Event()
 
     def write(self, data: bytes) -> int:
         """All of ``data``, past Python's own buffer: what a closed pipe leaves in there fails again at the end."""
-        rest = memoryview(data)
+        rest, descriptor = memoryview(data), sys.stdout.fileno()
         while rest:
-            rest = rest[os.write(sys.stdout.fileno(), rest) :]
+            if select.select([], [descriptor], [], PATIENCE)[1]:
+                # So little fits wherever anything does, and so this never waits.
+                rest = rest[os.write(descriptor, rest[: select.PIPE_BUF]) :]
+            elif self.given_up.is_set():
+                raise OSError(errno.ECANCELED, "nobody reads it, and waiting was given up")
         return len(data)
 
 
@@ -82,6 +106,11 @@ class FragmentedMp4Writer(Mp4Writer):
     def __init__(self, target: str | os.PathLike, shape: VideoShape, fps: Fraction, quality: float) -> None:
         super().__init__([Path(target)], shape, fps, quality)
         self.files = [_LiveFile(Path(target))]
+        self._pipe = _Pipe()
+
+    def give_up_waiting(self) -> None:
+        """See ``VideoWriter``."""
+        self._pipe.given_up.set()
 
     def _destination(self, file: OutputFile) -> Any:
-        return _Pipe() if os.fspath(file.path) == STANDARD_OUTPUT else super()._destination(file)
+        return self._pipe if os.fspath(file.path) == STANDARD_OUTPUT else super()._destination(file)

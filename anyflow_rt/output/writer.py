@@ -62,7 +62,7 @@ class VideoWriter(Sink):
 
     Subclasses implement ``_open``, ``_write``, ``_finish`` and ``_release``, and write to
     ``self.files[i].temporary``. Any failure inside a call aborts: temporary files go, existing files stay as they
-    were. Not thread-safe.
+    were. Not thread-safe, but for ``give_up_waiting``.
     """
 
     def __init__(self, paths: Sequence[Path], shape: VideoShape) -> None:
@@ -118,6 +118,9 @@ class VideoWriter(Sink):
         finally:
             for file in self.files:
                 file.discard()
+
+    def give_up_waiting(self) -> None:
+        """Called by another thread before it aborts: what waits for somebody to read is to wait no longer."""
 
     def _check(self, frames: np.ndarray, video: int) -> None:
         shape = self.shape

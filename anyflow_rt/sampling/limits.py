@@ -57,6 +57,11 @@ def check_confidence(confidence: object) -> float:
     return _number("confidence", confidence, 1.0, "a number between 0 and 1, such as 0.95")
 
 
+def check_fps(fps: object) -> float:
+    """Frames a second as a float. Raises UsageError unless a finite number above 0: no text, no bool, no NaN."""
+    return _number("fps", fps, math.inf, "a number of frames a second above 0")
+
+
 def check_started_at(started_at: object, now: float) -> float:
     """A ``time.perf_counter`` reading that is not after ``now``; None is ``now``. Raises UsageError for others."""
     if started_at is None:
