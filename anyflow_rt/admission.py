@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from anyflow_rt.encoding import FRAMES_PER_LATENT
+from anyflow_rt.engines import registry
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.chunks import make_layout
 from anyflow_rt.engines.geometry import LatentSize, latent_size
+from anyflow_rt.engines.manifest import EngineRecord
 from anyflow_rt.errors import UsageError
 from anyflow_rt.input.source import load_source
 from anyflow_rt.request import Request, make_request
@@ -20,12 +22,22 @@ logger = logging.getLogger(__name__)
 
 
 def admit(
-    bundle: Bundle, prompt: str | Sequence[str], *, engine: str, precision: str, output: str, **options: Any
+    bundle: Bundle,
+    prompt: str | Sequence[str],
+    *,
+    engine: str,
+    precision: str,
+    output: str,
+    record: EngineRecord | None = None,
+    **options: Any,
 ) -> Request:
-    """The checked request of a call on ``bundle``. output: ``frames``, ``latents`` or ``file``. Raises UsageError."""
+    """The checked request of a call on ``bundle``. output: ``frames``, ``latents`` or ``file``. record: the manifest's
+    engine that runs, where it has files of its own. Raises UsageError."""
     architecture = bundle.architecture
     request = make_request(prompt, default_size=bundle.defaults.size, shift=architecture.scheduler.shift, **options)
     latent = latent_size(architecture, request.size)
+    if record is not None and registry.is_tensorrt(record.engine):
+        _check_built(bundle, record, request, latent)
     if request.source is not None:
         request = replace(request, context=load_source(request.source, request.size, bundle.defaults.fps))
     if architecture.causal is not None:
@@ -37,6 +49,22 @@ def admit(
         )
     check_memory(architecture, request.size, request.videos, engine=engine, precision=precision, output=output)
     return request
+
+
+def _check_built(bundle: Bundle, record: EngineRecord, request: Request, latent: LatentSize) -> None:
+    """Refuse what the TensorRT engines of ``record`` were not built for."""
+    from anyflow_rt.engines.tensorrt.limits import check_call
+    from anyflow_rt.engines.tensorrt.record import read_facts
+
+    file = bundle.engine_path(record, "denoiser")
+    check_call(
+        read_facts(file.parent),
+        file,
+        latent,
+        videos=request.videos,
+        max_sequence_length=request.max_sequence_length,
+        given=request.source is not None,
+    )
 
 
 def _check_causal(bundle: Bundle, request: Request, latent: LatentSize) -> None:

@@ -65,7 +65,7 @@ def plan_engines(options: EngineOptions) -> EnginePlan:
     _, _, resolved = resolve_engines(options.targets, options.engine, options.precision, from_graphs=True)
     refuse_causal(bundle.architecture, resolved)
     text = text_weights_of(bundle.manifest.components)
-    asked = tuple(for_size(each, bundle.defaults, options.tensorrt, text) for each in resolved)
+    asked = tuple(for_size(each, bundle.architecture, bundle.defaults, options.tensorrt, text) for each in resolved)
     wanted = tuple(each for each in asked if options.force or each.key not in found.engines)
     return EnginePlan(bundle, asked, wanted, estimate(bundle.architecture, exports=False, engines=wanted))
 
