@@ -2,8 +2,8 @@
 
 One file an embedding, ``<key>.embeds``, named by the sha256 of the text encoder's files, engine and precision it ran at
 and the prompt's tokens: sha256 of what follows (32 bytes), then the array in NumPy's own format, float32 (tokens, E).
-Every entry is checked as it is read; one that is damaged is said, and made again. The folder keeps to ``LIMIT`` bytes: the
-entries that were used longest ago go first.
+Every entry is checked as it is read; one that is damaged is said, and made again. The folder keeps to ``LIMIT``
+bytes: the entries that were used longest ago go first.
 """
 
 from __future__ import annotations

@@ -353,9 +353,9 @@ def test_the_mend_makes_the_same_engine_again(tmp_path: Path) -> None:
     small, large = VideoSize(5, 64, 64), VideoSize(9, 64, 64)
     settings = TensorRtSettings(small, large, 2, (32, 64), "all", 0, refit=True, triton_kernels="norms")
     replace(FACTS, package=ENTERPRISE, settings=asdict(settings)).write(engine.parent)
-    same = "--smallest 5x64x64 --largest 9x64x64 --batch 2 --prompt-lengths 32,64 --cross-keys all"
+    same = "--precision bf16 --smallest 5x64x64 --largest 9x64x64 --batch 2 --prompt-lengths 32,64 --cross-keys all"
     assert engine_mend(engine) == (
-        f"make it with  anyflow-rt build --bundle {tmp_path}/b --target sm_90 --engine tensorrt --precision bf16 {same} "
+        f"make it with  anyflow-rt build --bundle {tmp_path}/b --target sm_90 --engine tensorrt {same} "
         "--optimization-level 0 --refit --triton-kernels norms --force"
     )
     assert engine_mend(engine, weight_streaming=True, batch=1).count(" --weight-streaming") == 1
@@ -396,7 +396,7 @@ def test_a_call_within_a_range_and_with_all_keys(tmp_path: Path) -> None:
     facts = replace(FACTS, components=parts, settings=asdict(TensorRtSettings(batch=4, cross_keys="all")))
     file, call = tmp_path / "denoiser.engine", {"videos": 3, "max_sequence_length": 512, "given": False}
     check_call(facts, file, LatentSize(2, 16, 4, 8), **call)
-    with pytest.raises(UsageError, match="5 videos at once .* takes 1 to 4; ask"):
+    with pytest.raises(UsageError, match=r"5 videos at once .* takes 1 to 4; ask"):
         check_call(facts, file, LatentSize(2, 16, 4, 8), **{**call, "videos": 5})
     with pytest.raises(UsageError, match="2x4x4 to 4x8x8 and the size"):
         check_call(facts, file, LatentSize(2, 16, 4, 12), **call)

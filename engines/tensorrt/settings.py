@@ -25,10 +25,10 @@ class TensorRtSettings:
 
     smallest, largest: where given, engines take every size from one to the other and are quickest at the bundle's own;
     without them they take that one alone. batch: the most videos, and prompts, of a call. prompt_lengths: ascending.
-    cross_keys: one of ``CROSS_KEYS``. optimization_level: 0 to 5, None for the package's own. weight_streaming: weights need not all fit
-    the GPU. Enterprise alone: refit: weights can be replaced later;
-    version_compatible: runs with later versions of the package; hardware: GPUs beside the target, of ``HARDWARE``;
-    triton_kernels: which parts of the denoiser are kernels of ours, of ``KERNEL_SETS``.
+    cross_keys: one of ``CROSS_KEYS``. optimization_level: 0 to 5, None for the package's own. weight_streaming: weights
+    need not all fit the GPU. Enterprise alone: refit: weights can be replaced later; version_compatible: runs with
+    later versions of the package; hardware: GPUs beside the target, of ``HARDWARE``; triton_kernels: which parts of the
+    denoiser are kernels of ours, of ``KERNEL_SETS``.
     """
 
     smallest: VideoSize | None = None
