@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from anyflow_rt.encoding import FRAMES_PER_LATENT
+from anyflow_rt.engines import registry
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.chunks import make_layout, partition
 from anyflow_rt.engines.geometry import LatentSize, latent_size
+from anyflow_rt.engines.manifest import EngineRecord
 from anyflow_rt.errors import UsageError
 from anyflow_rt.input.source import load_source
 from anyflow_rt.request import Request, make_request
@@ -21,12 +23,22 @@ logger = logging.getLogger(__name__)
 
 
 def admit(
-    bundle: Bundle, prompt: str | Sequence[str], *, engine: str, precision: str, output: str, **options: Any
+    bundle: Bundle,
+    prompt: str | Sequence[str],
+    *,
+    engine: str,
+    precision: str,
+    output: str,
+    record: EngineRecord | None = None,
+    **options: Any,
 ) -> Request:
-    """The checked request of a call on ``bundle``. output: ``frames``, ``latents`` or ``file``. Raises UsageError."""
+    """The checked request of a call on ``bundle``. output: ``frames``, ``latents`` or ``file``. record: the manifest's
+    engine that runs, where it has files of its own. Raises UsageError."""
     architecture = bundle.architecture
     request = make_request(prompt, default_size=bundle.defaults.size, shift=architecture.scheduler.shift, **options)
     latent = latent_size(architecture, request.size)
+    if record is not None and registry.is_tensorrt(record.engine):
+        _check_built(bundle, record, request, latent)
     if request.source is not None:
         given = load_source(request.source, request.size, bundle.defaults.fps, _most_given(architecture, latent))
         request = replace(request, context=given)
@@ -47,6 +59,22 @@ def _most_given(architecture: Architecture, latent: LatentSize) -> int:
     chunks = () if architecture.causal is None else partition(architecture.causal, latent.frames)
     kept = sum(chunks[:-1]) or latent.frames - 1
     return max(0, (kept - 1) * FRAMES_PER_LATENT + 1)
+
+
+def _check_built(bundle: Bundle, record: EngineRecord, request: Request, latent: LatentSize) -> None:
+    """Refuse what the TensorRT engines of ``record`` were not built for."""
+    from anyflow_rt.engines.tensorrt.limits import check_call
+    from anyflow_rt.engines.tensorrt.record import read_facts
+
+    file = bundle.engine_path(record, "denoiser")
+    check_call(
+        read_facts(file.parent),
+        file,
+        latent,
+        videos=request.videos,
+        max_sequence_length=request.max_sequence_length,
+        given=request.source is not None,
+    )
 
 
 def _check_causal(bundle: Bundle, request: Request, latent: LatentSize) -> None:

@@ -66,7 +66,7 @@ def plan_engines(options: EngineOptions) -> EnginePlan:
     refuse_causal(bundle.architecture, resolved)
     options.tensorrt.check_used({each.target: each.engine for each in resolved})
     text = text_weights_of(bundle.manifest.components)
-    asked = tuple(for_size(each, bundle.defaults, options.tensorrt, text) for each in resolved)
+    asked = tuple(for_size(each, bundle.architecture, bundle.defaults, options.tensorrt, text) for each in resolved)
     wanted = tuple(each for each in asked if options.force or each.key not in found.engines)
     return EnginePlan(bundle, asked, wanted, estimate(bundle.architecture, exports=False, engines=wanted))
 

@@ -139,7 +139,9 @@ def plan_build(options: BuildOptions) -> BuildPlan:
         record=record,
         engine=engine,
         precision=precision,
-        wanted=tuple(for_size(each, defaults, options.tensorrt, text_weights) for each in wanted),
+        wanted=tuple(
+            for_size(each, checkpoint.architecture, defaults, options.tensorrt, text_weights) for each in wanted
+        ),
         existing=existing,
         defaults=defaults,
         text_weights=text_weights,
@@ -221,10 +223,19 @@ def resolve_engines(
     return engine, precision, tuple(wanted)
 
 
-def for_size(wanted: WantedEngine, defaults: Defaults, settings: TensorRtSettings, text_weights: str) -> WantedEngine:
-    """The engine under the name of the sizes that it is made for, and of what its text encoder is made of."""
+def for_size(
+    wanted: WantedEngine,
+    architecture: Architecture,
+    defaults: Defaults,
+    settings: TensorRtSettings,
+    text_weights: str,
+) -> WantedEngine:
+    """The engine under the name of the sizes that it is made for, and of what its text encoder is made of. Raises
+    UsageError for sizes that the checkpoint cannot make, or that the bundle's own is not within."""
     if wanted.target == CPU:
         return wanted
+    if registry.is_tensorrt(wanted.engine):
+        settings.check_size(architecture, defaults.size)
     builder = builders.builder_for(wanted.engine, wanted.target)
     builder.check(wanted.target, settings)
     name = builder.profile(defaults.size, settings)

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anyflow_rt.engines import registry
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.gpu import present_target
 from anyflow_rt.engines.manifest import EngineRecord
 from anyflow_rt.engines.mend import build_command
+from anyflow_rt.engines.tensorrt.profile_names import read_profile_name
+from anyflow_rt.engines.text_weights import INT8, text_weights_of
 from anyflow_rt.errors import BundleError, EngineError
 
 INTERPRETED = "TRITON_INTERPRET"
 """Where this is 1, Triton's kernels run on a CPU, in Python, even beside a GPU: enough for the smallest checkpoints.
 
 That is far too slow to be taken unless ``triton`` is asked for by name."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What calls will be like; None is the bundle's own. videos: of one call."""
+
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    videos: int = 1
+
+
+USUAL_CALL = Call()
 
 
 @dataclass(frozen=True)
@@ -32,8 +47,13 @@ class Choice:
     note: str | None = None
 
 
-def choose(bundle: Bundle, engine: str | None = None, precision: str | None = None) -> Choice:
+def choose(
+    bundle: Bundle, engine: str | None = None, precision: str | None = None, *, call: Call = USUAL_CALL
+) -> Choice:
     """What ``engine`` and ``precision``, or None for either, mean for ``bundle`` on this machine.
+
+    Of several engines for the GPU, the first that is built for ``call``, made of the text encoder that the bundle has
+    now, without what is still on trial; where none is built for it, the run itself says what to do.
 
     Raises UsageError for names that are none; for a GPU's engine EngineError without a GPU, BundleError where the
     bundle has none for it. Each names the mend.
@@ -41,7 +61,7 @@ def choose(bundle: Bundle, engine: str | None = None, precision: str | None = No
     if engine is not None:
         registry.check_engine_name(engine)
     if engine is None or registry.for_gpu(engine):
-        record = _record(bundle, engine, precision)
+        record = _record(bundle, engine, precision, call)
         if record is not None:
             return Choice(record.engine, record.precision, record)
     engine = registry.default_engine() if engine is None else engine
@@ -50,7 +70,7 @@ def choose(bundle: Bundle, engine: str | None = None, precision: str | None = No
     return Choice(engine, usual, note=note) if precision is None else Choice(engine, precision)
 
 
-def _record(bundle: Bundle, engine: str | None, precision: str | None) -> EngineRecord | None:
+def _record(bundle: Bundle, engine: str | None, precision: str | None, call: Call) -> EngineRecord | None:
     """The manifest's record to be opened; None, unless ``engine`` is a GPU's, to run on the CPU."""
     built = [each for each in bundle.manifest.engines if registry.for_gpu(each.engine)]
     if engine is None and _interpreted():
@@ -64,15 +84,33 @@ def _record(bundle: Bundle, engine: str | None, precision: str | None) -> Engine
             registry.check_precision(engine, precision)
         asked = _runnable(bundle, engine, asked, target)
     else:
-        asked = [each for each in asked if each.target == target]
+        asked = [each for each in asked if read_profile_name(each.profile).runs_on(each.target, target)]
     fitting = [each for each in asked if precision in (None, each.precision)]
     if asked and not fitting and engine is not None:
         raise BundleError(
             f"the bundle {bundle.path} has {_words(asked)}, and precision {precision} was asked for; "
             f"run one of them, or add it: {_add(bundle, asked[0].target, engine)} --precision {precision}"
         )
-    usual = [each for each in fitting if each.precision == registry.default_precision(each.engine)[0]]
-    return next(iter(usual or fitting), None)
+    return min(fitting, key=lambda each: _unfit(bundle, each, target, call), default=None)
+
+
+def _unfit(bundle: Bundle, record: EngineRecord, target: str | None, call: Call) -> tuple[bool | int | str, ...]:
+    """What speaks against ``record``, the gravest first."""
+    name = read_profile_name(record.profile)
+    size = bundle.defaults.size
+    given = {key: value for key in ("num_frames", "height", "width") if (value := getattr(call, key)) is not None}
+    int8 = text_weights_of(bundle.manifest.components) == INT8
+    return (
+        not name.takes(replace(size, **given), call.videos),
+        record.precision != registry.default_precision(record.engine)[0],
+        record.engine,
+        bool(name.sizes) and (f"{INT8}_text" in name.marks) != int8,
+        any(mark.startswith("triton_") for mark in name.marks),
+        "all_keys" in name.marks,
+        record.target != target,
+        len(name.sizes),
+        name.batch,
+    )
 
 
 def _runnable(bundle: Bundle, engine: str, built: list[EngineRecord], target: str | None) -> list[EngineRecord]:
@@ -85,7 +123,7 @@ def _runnable(bundle: Bundle, engine: str, built: list[EngineRecord], target: st
             "on the CPU, or run on the GPU's machine"
         )
     else:
-        here = [each for each in built if each.target == target]
+        here = [each for each in built if read_profile_name(each.profile).runs_on(each.target, target)]
     if here:
         return here
     has = f" (it has {_words(built)})" if built else ""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from anyflow_rt.choice import USUAL_CALL, Call
 from anyflow_rt.engines.bundle import Bundle, read_manifest
 from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.locations import default_bundle_path
@@ -60,10 +61,11 @@ def open_runtime(
     single_use: bool = False,
     prompt_cache: str | Path | None = None,
     residency: str | None = None,
+    meant_for: Call = USUAL_CALL,
     report: Report = logger.warning,
 ) -> Runtime:
-    """``load`` without waiting: the engines go on opening in the background. ``specialize`` and ``single_use`` are
-    ``Runtime``'s; ``report`` gets the lines of a build that comes first."""
+    """``load`` without waiting: the engines go on opening in the background. ``specialize``, ``single_use`` and
+    ``meant_for`` are ``Runtime``'s; ``report`` gets the lines of a build that comes first."""
     return Runtime(
         open_bundle(bundle, report),
         engine=engine,
@@ -72,6 +74,7 @@ def open_runtime(
         single_use=single_use,
         prompt_cache=prompt_cache,
         residency=residency,
+        meant_for=meant_for,
     )
 
 

@@ -1,9 +1,9 @@
 """Prompt embeddings kept on disk, so that a prompt that was encoded before needs no text encoder: it is not opened.
 
-One file an embedding, ``<key>.embeds``, named by the sha256 of the text encoder's files, the precision it ran at and
-the prompt's tokens: sha256 of what follows (32 bytes), then the array in NumPy's own format, float32 (tokens, E). Every
-entry is checked as it is read; one that is damaged is said, and made again. The folder keeps to ``LIMIT`` bytes: the
-entries that were used longest ago go first.
+One file an embedding, ``<key>.embeds``, named by the sha256 of the text encoder's files, engine and precision it ran at
+and the prompt's tokens: sha256 of what follows (32 bytes), then the array in NumPy's own format, float32 (tokens, E).
+Every entry is checked as it is read; one that is damaged is said, and made again. The folder keeps to ``LIMIT``
+bytes: the entries that were used longest ago go first.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ class PromptCache:
     A folder that cannot be written is said once and read all the same. Raises UsageError for a folder that is no path.
     """
 
-    def __init__(self, folder: str | Path, encoder: str, precision: str, width: int, *, limit: int = LIMIT) -> None:
+    def __init__(
+        self, folder: str | Path, encoder: str, engine: str, precision: str, width: int, *, limit: int = LIMIT
+    ) -> None:
         self.folder = check_path("the prompt cache", folder, "give a directory, or leave it out")
-        self._prefix = f"{encoder} {precision} ".encode()
+        self._prefix = f"{encoder} {engine} {precision} ".encode()
         self._width, self._limit = width, limit
         self._writes = True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from anyflow_rt.admission import admit
-from anyflow_rt.choice import choose
+from anyflow_rt.choice import USUAL_CALL, Call, choose
 from anyflow_rt.components import Components
 from anyflow_rt.engines import locations
 from anyflow_rt.engines.bundle import Bundle
@@ -70,12 +70,14 @@ class Runtime:
         single_use: bool = False,
         prompt_cache: str | Path | None = None,
         residency: str | None = None,
+        meant_for: Call = USUAL_CALL,
     ) -> None:
         """Start opening the engines; each call waits for an engine where it first needs it.
 
         specialize: the size of single videos that engines are made for; True is the bundle's default size, False none.
         single_use: one call is all there will be, so each engine is closed once it is done with.
-        prompt_cache, residency: as of ``anyflow_rt.load``.
+        prompt_cache, residency: as of ``anyflow_rt.load``. meant_for: what calls will be like, where it is known: of
+        several engines for a GPU, one is taken that is built for it, or for the size of ``specialize``.
 
         Raises UsageError for an engine, precision or residency of no known name, MissingPackageError for an engine that
         is not installed, BundleError for a bundle of another version or without the engine that is asked for,
@@ -83,15 +85,16 @@ class Runtime:
         """
         bundle.check_version()
         self.bundle = bundle
-        chosen = choose(bundle, engine, precision)
+        call = Call(*astuple(specialize)) if isinstance(specialize, VideoSize) else meant_for
+        chosen = choose(bundle, engine, precision, call=call)
         if chosen.note is not None:
             logger.warning("%s", chosen.note)
-        self.engine, self.precision = chosen.engine, chosen.precision
+        self.engine, self.precision, self._record = chosen.engine, chosen.precision, chosen.record
         self.residency = decide_residency(bundle, chosen, residency, single_use=single_use)
         prompts = None
         if prompt_cache is not None:
             encoder, width = bundle.component_hash("text_encoder"), bundle.architecture.text_encoder.d_model
-            prompts = PromptCache(prompt_cache, encoder, self.precision, width)
+            prompts = PromptCache(prompt_cache, encoder, self.engine, self.precision, width)
         self._components = Components(
             bundle,
             self.engine,
@@ -401,4 +404,12 @@ class Runtime:
     def _request(self, prompt: str | Sequence[str], output: str, **options: Any) -> Request:
         """The checked request. output: ``frames``, ``latents`` or ``file``."""
         self._components.check_open()
-        return admit(self.bundle, prompt, engine=self.engine, precision=self.precision, output=output, **options)
+        return admit(
+            self.bundle,
+            prompt,
+            engine=self.engine,
+            precision=self.precision,
+            output=output,
+            record=self._record,
+            **options,
+        )

@@ -26,27 +26,18 @@ def build_command(
 
 def rebuild_command(bundle: Path, *, force: bool = False) -> str:
     """``build_command`` of the checkpoint that the manifest of ``bundle`` names, however damaged it is otherwise."""
+    return build_command(bundle, *recorded_checkpoint(bundle), force=force)
+
+
+def recorded_checkpoint(bundle: Path) -> tuple[str, str | None]:
+    """Id and revision that the manifest of ``bundle`` names; ``UNKNOWN_CHECKPOINT`` where it is damaged."""
     try:
         recorded = json.loads((bundle / MANIFEST_NAME).read_text(encoding="utf-8"))["checkpoint"]
         checkpoint, revision = recorded["id"], recorded["revision"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return build_command(bundle, force=force)
+        return UNKNOWN_CHECKPOINT, None
     known = isinstance(checkpoint, str) and isinstance(revision, str | None)
-    return build_command(bundle, checkpoint, revision, force=force) if known else build_command(bundle, force=force)
-
-
-def engine_mend(file: Path, *, target: str | None = None, engine: str | None = None, force: bool = True) -> str:
-    """What to do about a file of an engine that is made of its bundle's graphs: the command that makes that engine
-    again, of its own target and kind or of others. No checkpoint is needed."""
-    folder = file.absolute().parent
-    bundle = next((each.parent for each in folder.parents[:2] if each.name == "engines"), None)
-    if bundle is None or not (bundle / MANIFEST_NAME).is_file():
-        return mend_of(file)
-    own, precision, *_ = [*folder.name.split("-"), ""]
-    words = ["anyflow-rt", "build", "--bundle", str(bundle), "--target", target or folder.parent.name]
-    words += ["--engine", engine or own] if engine != "" else []
-    words += ["--precision", precision, "--force"] if force else []
-    return f"{'make' if force else 'add'} it with  {shlex.join(words)}"
+    return (checkpoint, revision) if known else (UNKNOWN_CHECKPOINT, None)
 
 
 def mend_of(file: Path) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from anyflow_rt import choice
-from anyflow_rt.choice import choose
+from anyflow_rt.choice import Call, choose
 from anyflow_rt.engines import registry
 from anyflow_rt.engines.architecture import (
     Architecture,
@@ -22,16 +23,17 @@ from anyflow_rt.engines.manifest import CheckpointRecord, Defaults, EngineRecord
 from anyflow_rt.errors import BundleError, EngineError, UsageError
 
 
-def bundle(*engines: tuple[str, str, str]) -> Bundle:
-    """A bundle that has (target, engine, precision); nothing of it is on a disk."""
+def bundle(*engines: tuple[str, str, str], profile: Sequence[str] = ()) -> Bundle:
+    """A bundle that has (target, engine, precision), of each ``profile`` or for every size; nothing is on a disk."""
     text = TextEncoderConfig(vocab_size=10, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     architecture = Architecture("AnyFlowPipeline", TransformerConfig(), VaeConfig(), text, SchedulerConfig())
+    profiles = dict(enumerate(profile))
     records = tuple(
         EngineRecord(
             target,
             engine,
             precision,
-            "dynamic",
+            profiles.get(index, "dynamic"),
             {},
             tuple(
                 FileRecord(f"engines/{target}/{engine}-{precision}-dynamic/{name}.safetensors", 1, "0")
@@ -39,7 +41,7 @@ def bundle(*engines: tuple[str, str, str]) -> Bundle:
             ),
             0.0,
         )
-        for target, engine, precision in engines
+        for index, (target, engine, precision) in enumerate(engines)
     )
     return Bundle(
         Path("/bundles/b"),
@@ -85,6 +87,34 @@ def test_the_gpu_that_is_there_is_used_where_the_bundle_has_an_engine_for_it(gpu
         BundleError, match=r"no text_encoder for sm_89 triton fp32; build it again with .* --force --ta"
     ):
         BOTH.engine_path(found.record, "text_encoder")
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (Call(), "17x64x64"),
+        (Call(num_frames=9), "5x64x64-13x64x64"),
+        (Call(num_frames=5, videos=2), "5x64x64-13x64x64-batch4"),
+        (Call(height=128, width=128), "17x128x128"),
+        (Call(height=256), "17x128x128"),
+    ],
+)
+def test_of_several_engines_the_one_that_is_built_for_the_call(gpu, call: Call, expected: str) -> None:
+    """Where none is, one of them all the same: the run then says what to do."""
+    gpu("sm_90")
+    profile = ("17x128x128", "17x64x64-triton_norms", "17x64x64-int8_text", "17x64x64-all_keys", "17x64x64")
+    profile += ("5x64x64-13x64x64-batch4", "5x64x64-13x64x64")
+    found = choose(bundle(*[("sm_90", "tensorrt", "bf16")] * len(profile), profile=profile), call=call)
+    assert found.record is not None and found.record.profile == expected
+
+
+def test_an_engine_for_later_gpus_too(gpu) -> None:
+    built = [("sm_80", "tensorrt", "bf16"), ("sm_90", "tensorrt", "bf16")]
+    both = bundle(*built, profile=("17x64x64-ampere_plus", "17x64x64"))
+    for present, expected in (("sm_90", "sm_90"), ("sm_89", "sm_80"), ("sm_75", None)):
+        gpu(present)
+        found = choose(both).record
+        assert (None if found is None else found.target) == expected
 
 
 def test_otherwise_the_cpu_is(gpu) -> None:

@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: py
 
 def test_the_folder_keeps_to_its_limit(tmp_path: Path) -> None:
     """The entries used longest ago go; reading one is using it."""
-    cache = PromptCache(tmp_path, "encoder", "fp32", 4, limit=3 * 400)
+    cache = PromptCache(tmp_path, "encoder", "onnxruntime", "fp32", 4, limit=3 * 400)
     batches = [TokenBatch(np.arange(12)[None] + step, np.ones((1, 12), np.int64)) for step in range(4)]
     for age, batch in enumerate(batches[:3]):
         cache.store(batch, np.full((1, 12, 4), age, np.float32))
@@ -117,12 +117,13 @@ def test_the_folder_keeps_to_its_limit(tmp_path: Path) -> None:
 def test_what_an_entry_depends_on(tmp_path: Path) -> None:
     ids = [3, 4, 1]
     paths = {
-        PromptCache(tmp_path, encoder, precision, 4).path_of(tokens)
+        PromptCache(tmp_path, encoder, engine, precision, 4).path_of(tokens)
         for encoder in ("one", "two")
+        for engine in ("openvino", "onnxruntime")
         for precision in ("fp32", "bf16")
         for tokens in (ids, ids[:2])
     }
-    assert len(paths) == 8
+    assert len(paths) == 16
     assert prompt_cache.LIMIT == 1 << 30
 
 

@@ -118,12 +118,14 @@ def test_an_attention_that_is_not_fused_fails_its_build(tmp_path: Path) -> None:
         TensorRtSettings(cross_keys="all"),
         TensorRtSettings(prompt_lengths=(32,), weight_streaming=True),
         TensorRtSettings(prompt_lengths=(32,), optimization_level=0),
+        TensorRtSettings(prompt_lengths=(32,), batch=2),
     ],
-    ids=["buckets", "dynamic", "all-keys", "streaming", "level-0"],
+    ids=["buckets", "dynamic", "all-keys", "streaming", "level-0", "batch"],
 )
 def test_settings(settings: TensorRtSettings, tmp_path: Path) -> None:
     bundle = Bundle.open(random_bundle("base").path)
-    for component in ("conditioner", "denoiser") if settings.cross_keys == "all" else ("denoiser",):
+    some = ("conditioner", "denoiser") if settings.cross_keys == "all" else ("denoiser",)
+    for component in RUN_COMPONENTS if settings.batch > 1 else some:
         graph = bundle.component_path(component)
         _, engine = built(tmp_path, component, graph, bundle.architecture, WIDE_TARGET, settings)
         assert engine.size > 0

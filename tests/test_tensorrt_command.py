@@ -8,22 +8,28 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from support.bundles import RandomBundle, random_bundle
 from support.commands import fails
 
+from anyflow_rt.admission import admit
 from anyflow_rt.build_plan import BuildOptions, plan_build
 from anyflow_rt.cli.main import main
 from anyflow_rt.engines.builders import builder_for, default_builder
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.geometry import LatentSize
 from anyflow_rt.engines.manifest import MANIFEST_NAME
 from anyflow_rt.engines.tensorrt import package, runner
+from anyflow_rt.engines.tensorrt.limits import check_call
+from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package, require_present
 from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS
-from anyflow_rt.engines.tensorrt.record import RECORD, EngineFacts, read_facts
+from anyflow_rt.engines.tensorrt.record import RECORD, SCHEMA, BuiltComponent, EngineFacts, read_facts
 from anyflow_rt.engines.tensorrt.requirements import check_requirements, distribution_of
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.engines.text_weights import text_weights_of
@@ -33,7 +39,10 @@ needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec(RTX) is None,
     reason="needs the package tensorrt_rtx: pip install 'anyflow-rt[tensorrt-rtx]'",
 )
-FACTS = EngineFacts(RTX, "1.7.1.116", "sm_89", "bf16", {"cross_keys": "collapsed", "version_compatible": False}, {})
+PART = BuiltComponent("bf16", 1, 0, {}, 9, 99, None, None, 9, 0.1, 99, ({"usual": {"latents": (1, 3, 16, 8, 8)}},))
+FACTS = EngineFacts(
+    RTX, "1.7.1.116", "sm_89", "bf16", asdict(TensorRtSettings()), dict.fromkeys(RUN_COMPONENTS, asdict(PART))
+)
 
 
 @pytest.fixture
@@ -72,6 +81,16 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
     assert (denoiser["fused"], denoiser["decomposed"]) == (0, 2), "one head: no kernel has it, and the record says so"
     assert denoiser["profiles"][0]["usual"]["latents"] == [1, 3, 16, 8, 8]
 
+    asked = {"engine": RTX, "precision": "bf16", "output": "frames", "record": second}
+    assert admit(bundle, "a", **asked).videos == 1
+    for options, words in (
+        ({"num_videos": 2}, "takes 1; ask for fewer, or make it with .* --batch 2 --prompt-lengths 32 --force$"),
+        ({"num_frames": 5}, "3x8x8 and the size that was asked for has 2x8x8"),
+        ({"image": np.zeros((64, 64, 3), np.uint8)}, "have no encoder for a picture"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            admit(bundle, "a", **asked, **options)
+
     before = contents(made.path)
     assert main([*command(made, "--target", "sm_89", "--json")]) == 0
     assert not json.loads(capsys.readouterr().out)["changed"] and contents(made.path) == before
@@ -96,7 +115,11 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
     )
     fails(capsys, command(made, "--target", "sm_89", "--version-compatible"), "use --engine tensorrt")
     fails(capsys, command(made, "--target", "sm_89", "--refit"), "builds no engine with refit; leave it out")
-    fails(capsys, command(made, "--target", "sm_89", "--strip"), "set refit as well")
+    ask = ["--target", "sm_89", "--smallest", "5x32x32", "--largest"]
+    fails(capsys, command(made, *ask, "5x64x64"), "num_frames is 9, the smallest 5 and the largest 5; engines are")
+    fails(capsys, command(made, *ask, "13x64x72"), "width 72 is not a multiple of 16")
+    fails(capsys, command(made, "--target", "sm_89", "--batch", "65"), "give a whole number from 1 to 64")
+    fails(capsys, [*command(made)[:-1], "32,9999", "--target", "sm_89"], "prompt_lengths ends at 9999; give at most")
     assert contents(made.path) == before
 
 
@@ -294,10 +317,14 @@ def test_what_engines_ask_of_a_machine(here: dict[str, str | None], words: str |
         check_requirements(FACTS, engine, **machine)
 
 
-def test_a_version_compatible_engine_takes_later_packages(tmp_path: Path) -> None:
-    facts = EngineFacts(RTX, "1.7.1", "sm_89", "bf16", {"version_compatible": True}, {})
+def test_engines_that_take_other_packages_and_gpus(tmp_path: Path) -> None:
+    facts = replace(FACTS, settings=asdict(TensorRtSettings(version_compatible=True)))
     machine = {"present": "sm_89", "driver": None, "distribution": RTX}
     check_requirements(facts, tmp_path, installed="1.9.0", **machine)
+    wide = replace(FACTS, settings=asdict(TensorRtSettings(hardware="ampere_plus")), target="sm_80")
+    check_requirements(wide, tmp_path, installed="1.7.1", **machine)
+    with pytest.raises(EngineError, match="is for sm_80 and this machine's GPU is sm_75"):
+        check_requirements(wide, tmp_path, installed="1.7.1", **{**machine, "present": "sm_75"})
     with pytest.raises(EngineError, match="was built with"):
         check_requirements(facts, tmp_path, installed="1.6.0", **machine)
 
@@ -308,11 +335,93 @@ def test_which_distribution_is_installed() -> None:
         assert distribution_of(RTX).rpartition("_cu")[2] in ("12", "13")
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"schema": 9}', '{"schema": 1, "odd": 1}', "[]"])
-def test_a_damaged_record(text: str, tmp_path: Path) -> None:
-    (tmp_path / RECORD).write_text(text)
-    with pytest.raises(EngineError, match=r"engine\.json cannot be read"):
+WHOLE = json.loads(json.dumps({"schema": SCHEMA, **vars(FACTS)}))
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({}, "its schema is None and this anyflow-rt reads 2"),
+        ({**WHOLE, "schema": 1}, "its schema is 1"),
+        ({**WHOLE, "odd": 1}, "it has an unknown odd"),
+        ({**WHOLE, "version": 3}, "it: version is 3"),
+        ({**WHOLE, "settings": {}}, "settings has no batch, cross_keys"),
+        ({**WHOLE, "settings": {**WHOLE["settings"], "prompt_lengths": "32"}}, "settings: prompt_lengths is '32'"),
+        ({**WHOLE, "components": {"denoiser": {}}}, "components has no text_encoder, conditioner"),
+        ({**WHOLE, "components": {**WHOLE["components"], "denoiser": {"bytes": 1}}}, "denoiser has no decomposed"),
+        ([], "it is no JSON object"),
+    ],
+)
+def test_a_damaged_record(values: object, words: str, tmp_path: Path) -> None:
+    FACTS.write(tmp_path)
+    assert read_facts(tmp_path).components["denoiser"]["layers"] == 9
+    (tmp_path / RECORD).write_text(json.dumps(values))
+    with pytest.raises(EngineError, match=rf"engine\.json cannot be read \({re.escape(words)}"):
         read_facts(tmp_path)
+    (tmp_path / RECORD).write_text("{")
+    with pytest.raises(EngineError, match=r"engine\.json cannot be read \(Expecting"):
+        read_facts(tmp_path)
+
+
+def test_the_mend_makes_the_same_engine_again(tmp_path: Path) -> None:
+    from anyflow_rt.engines.geometry import VideoSize
+
+    engine = tmp_path / "b/engines/sm_90/tensorrt-bf16-5x64x64-9x64x64-all_keys/denoiser.engine"
+    engine.parent.mkdir(parents=True)
+    manifest = {"defaults": {"num_frames": 9, "height": 64, "width": 64}, "checkpoint": {"id": "a/b", "revision": None}}
+    (tmp_path / "b" / MANIFEST_NAME).write_text(json.dumps(manifest))
+    small, large = VideoSize(5, 64, 64), VideoSize(9, 64, 64)
+    settings = TensorRtSettings(small, large, 2, (32, 64), "all", 0, refit=True, triton_kernels="norms")
+    replace(FACTS, package=ENTERPRISE, settings=asdict(settings)).write(engine.parent)
+    same = "--precision bf16 --smallest 5x64x64 --largest 9x64x64 --batch 2 --prompt-lengths 32,64 --cross-keys all"
+    assert engine_mend(engine) == (
+        f"make it with  anyflow-rt build --bundle {tmp_path}/b --target sm_90 --engine tensorrt {same} "
+        "--optimization-level 0 --refit --triton-kernels norms --force"
+    )
+    assert engine_mend(engine, weight_streaming=True, batch=1).count(" --weight-streaming") == 1
+    assert "--refit" not in engine_mend(engine, target="sm_89", engine=RTX, force=False)
+    other = engine.parent.rename(engine.parent.with_name("tensorrt-bf16-17x64x64")) / "denoiser.engine"
+    assert f"build --ckpt a/b --out {tmp_path}/b --num-frames 17 --height 64 --width 64 --targ" in engine_mend(other)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        ({}, None),
+        ({"given": True}, "TensorRT engines have no encoder for a picture or a clip .*--engine openvino"),
+        ({"videos": 3}, "3 videos at once were asked for and the engine takes 1; ask for fewer, or "),
+        ({"latent": LatentSize(5, 16, 8, 8)}, "takes latents of frames x height x width 3x8x8 and .* has 5x8x8; ask"),
+    ],
+)
+def test_a_call_the_engines_were_not_built_for(call: dict[str, object], words: str | None, tmp_path: Path) -> None:
+    usual = {"latent": LatentSize(3, 16, 8, 8), "videos": 1, "max_sequence_length": 512, "given": False} | call
+    size = usual.pop("latent")
+    if words is None:
+        check_call(FACTS, tmp_path / "denoiser.engine", size, **usual)
+        return
+    with pytest.raises(UsageError, match=words):
+        check_call(FACTS, tmp_path / "denoiser.engine", size, **usual)
+
+
+def test_a_call_within_a_range_and_with_all_keys(tmp_path: Path) -> None:
+    def latents(*shape: int) -> dict[str, tuple[int, ...]]:
+        return {"latents": shape}
+
+    profile = {
+        "smallest": latents(1, 2, 16, 4, 4),
+        "usual": latents(4, 3, 16, 8, 8),
+        "largest": latents(4, 4, 16, 8, 8),
+    }
+    parts = {**FACTS.components, "denoiser": asdict(replace(PART, profiles=(profile,)))}
+    facts = replace(FACTS, components=parts, settings=asdict(TensorRtSettings(batch=4, cross_keys="all")))
+    file, call = tmp_path / "denoiser.engine", {"videos": 3, "max_sequence_length": 512, "given": False}
+    check_call(facts, file, LatentSize(2, 16, 4, 8), **call)
+    with pytest.raises(UsageError, match=r"5 videos at once .* takes 1 to 4; ask"):
+        check_call(facts, file, LatentSize(2, 16, 4, 8), **{**call, "videos": 5})
+    with pytest.raises(UsageError, match="2x4x4 to 4x8x8 and the size"):
+        check_call(facts, file, LatentSize(2, 16, 4, 12), **call)
+    with pytest.raises(UsageError, match="all of 512 keys, and max_sequence_length 64 was asked for; ask for 512"):
+        check_call(facts, file, LatentSize(2, 16, 4, 8), **{**call, "max_sequence_length": 64})
 
 
 @needs_rtx
@@ -331,3 +440,4 @@ def test_profile_names() -> None:
     assert TensorRtSettings(cross_keys="all").profile_name(size) == "81x480x832-all_keys"
     assert TensorRtSettings(smallest=small, largest=size).profile_name(size) == "5x64x64-81x480x832"
     assert TensorRtSettings(triton_kernels="all").profile_name(size) == "81x480x832-triton_all"
+    assert TensorRtSettings(batch=4, hardware="ampere_plus").profile_name(size) == "81x480x832-batch4-ampere_plus"

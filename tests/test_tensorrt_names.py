@@ -29,13 +29,15 @@ OBJECTS = {
     "_engine": ("ICudaEngine",),
     "_context": ("IExecutionContext",),
     "context": ("IExecutionContext",),
+    "_common": ("IExecutionContext",),
+    "chosen": ("IExecutionContext",),
     "_runtime": ("Runtime",),
     "_runtime_cache": ("IRuntimeCache",),
     "tensor": ("ITensor",),
     "error": ("ParserError",),
 }
 """What variables of these names hold, in the files that talk to TensorRT."""
-TALKING = {"compiler.py", "network.py", "device.py", "memory.py"}
+TALKING = {"compiler.py", "network.py", "device.py", "contexts.py", "runtime_cache.py", "memory.py", "runner.py"}
 PLUGIN = "plugin."
 """What begins so is of the module ``tensorrt.plugin``, which the enterprise package alone has."""
 

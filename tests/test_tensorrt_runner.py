@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from anyflow_rt.engines.arrays import to_host
+from anyflow_rt.engines.manifest import MANIFEST_NAME
 from anyflow_rt.engines.nvml import GpuMeter, open_nvml
 from anyflow_rt.engines.tensorrt.record import EngineFacts
-from anyflow_rt.engines.tensorrt.residency import RESERVE, choose_residency, expected_working, needed
+from anyflow_rt.engines.tensorrt.residency import RESERVE, choose_residency, expected_working, fitting_residency, needed
+from anyflow_rt.engines.tensorrt.runtime_cache import RuntimeCache
 from anyflow_rt.errors import EngineError, UsageError
 
 torch = pytest.importorskip("torch")
 
 from anyflow_rt.engines.tensorrt.buffers import Buffers  # noqa: E402 - it needs torch
+from anyflow_rt.engines.tensorrt.memory import saying_out_of_memory  # noqa: E402
 
 GB = 10**9
 SHAPE, FLOAT = (1, 3, 4), torch.float32
@@ -76,6 +79,60 @@ def test_bits_of_bfloat16_both_ways() -> None:
     tensor = Buffers("cpu").input("cross_key", bits, torch.bfloat16)
     assert tensor.tolist() == [[1.0, -2.0]]
     assert np.array_equal(to_host(tensor), bits) and to_host(bits) is bits
+
+
+class Compiled:
+    """What a runtime cache of TensorRT for RTX is to ``RuntimeCache``: bytes that begin with a mark, and grow."""
+
+    def __init__(self) -> None:
+        self.held = b"mark"
+
+    def create_runtime_cache(self) -> Compiled:
+        return self
+
+    def serialize(self) -> bytes:
+        return self.held
+
+    def deserialize(self, stored: bytes) -> bool:
+        if known := stored.startswith(b"mark"):
+            self.held = stored
+        return known
+
+
+def test_compiled_kernels_are_kept_once_there_are_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "cache" / "denoiser.runtime"
+    first = Compiled()
+    first.held += b" one"
+    RuntimeCache(first, file, "denoiser").keep()
+    assert file.read_bytes() == b"mark one"
+    second = Compiled()
+    cache, written = RuntimeCache(second, file, "denoiser"), file.stat().st_mtime_ns
+    cache.keep()
+    assert file.stat().st_mtime_ns == written, "nothing was added"
+    second.held += b" two"
+    cache.keep()
+    assert file.read_bytes() == b"mark one two"
+    file.write_bytes(b"damaged, and longer than what comes")
+    RuntimeCache(Compiled(), file, "denoiser").keep()
+    assert file.read_bytes() == b"mark" and "cannot be read: the kernels of denoiser" in caplog.text
+    RuntimeCache(Compiled(), None, "denoiser").keep()
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch can use a GPU here")
+def test_a_pytorch_without_cuda_is_said() -> None:
+    with pytest.raises(EngineError, match=r"need a PyTorch that can use the GPU, and .*, which is installed, cannot"):
+        fitting_residency(PATH, None, "resident")
+
+
+def test_a_full_gpu_is_said(tmp_path: Path) -> None:
+    with (
+        pytest.raises(
+            EngineError, match=r"denoiser: the GPU's memory is full \(CUDA out of memory\); close other prog"
+        ),
+        saying_out_of_memory("denoiser", tmp_path / "denoiser.engine"),
+    ):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nmore")
 
 
 def test_without_a_gpu_nobody_is_asked() -> None:
@@ -144,16 +201,18 @@ def test_the_first_residency_that_fits(free: int, streams: bool, asked: str | No
             8,
             False,
             None,
-            r"has 8\.0 of 32\.0 GB free; close other programs .*, or build with --weight-streaming",
+            r"has 8\.0 of 32\.0 GB free; close other programs .*, or make it with .* --weight-streaming --force$",
         ),
         (8, True, None, r"81x480x832 needs 9\.0 GB .* build for a smaller size$"),
     ],
 )
 def test_too_little_memory_is_said_before_anything_is_opened(
-    free: int, streams: bool, asked: str | None, words: str
+    free: int, streams: bool, asked: str | None, words: str, tmp_path: Path
 ) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / MANIFEST_NAME).touch()
     with pytest.raises(EngineError, match=words):
-        choose_residency(facts(streams), PATH, free=free * GB, total=32 * GB, asked=asked, usual="resident")
+        choose_residency(facts(streams), tmp_path / PATH, free=free * GB, total=32 * GB, asked=asked, usual="resident")
 
 
 def test_streaming_takes_an_engine_that_was_built_for_it() -> None:

@@ -133,6 +133,7 @@ SIZE_OPTIONS = {"height", "width", "num_frames", "num_videos"}
 def execute(options: argparse.Namespace) -> dict[str, Any]:
     """Run, report on stderr, and return the values of ``--json``."""
     started_at = time.perf_counter() - process_seconds()
+    from anyflow_rt.choice import Call
     from anyflow_rt.loading import open_runtime
     from anyflow_rt.request import check_pace
 
@@ -155,6 +156,12 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         single_use=not (options.preview or options.stream),
         prompt_cache=options.prompt_cache,
         residency=options.residency,
+        meant_for=Call(
+            options.num_frames,
+            options.height,
+            options.width,
+            videos=len(options.prompt) * (1 if options.num_videos is None else options.num_videos),
+        ),
         report=say,
     ) as runtime:
         loaded = process_seconds()

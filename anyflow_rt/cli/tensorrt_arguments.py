@@ -19,7 +19,7 @@ def add_tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             name, type=video_size, metavar="FxHxW", help=f"{which}, frames x height x width (default: one size only)"
         )
-    group.add_argument("--batch", type=whole_number, default=1, help="videos of one call (default 1)")
+    group.add_argument("--batch", type=whole_number, default=1, help="the most videos of one call (default 1)")
     group.add_argument(
         "--prompt-lengths",
         type=lengths,
@@ -32,7 +32,6 @@ def add_tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--optimization-level", type=whole_number, help="0 to 5; higher builds longer")
     group.add_argument("--weight-streaming", action="store_true", help="weights need not all fit the GPU")
     group.add_argument("--refit", action="store_true", help="weights can be replaced in the engine")
-    group.add_argument("--strip", action="store_true", help="leave the weights out, to be refitted")
     group.add_argument("--version-compatible", action="store_true", help="runs with later versions of the package too")
     group.add_argument(
         "--hardware", default="none", help="none, ampere_plus or same_compute_capability (enterprise TensorRT)"
@@ -57,7 +56,6 @@ def tensorrt_settings(options: argparse.Namespace) -> TensorRtSettings:
         optimization_level=options.optimization_level,
         weight_streaming=options.weight_streaming,
         refit=options.refit,
-        strip=options.strip,
         version_compatible=options.version_compatible,
         hardware=options.hardware,
         triton_kernels=options.triton_kernels,

@@ -6,7 +6,7 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from anyflow_rt.engines.kernel_nodes.sets import NONE
 from anyflow_rt.engines.targets import capability
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, PACKAGE_TARGETS, import_package
 from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS, Profile, profiles
-from anyflow_rt.engines.tensorrt.record import EngineFacts
+from anyflow_rt.engines.tensorrt.record import BuiltComponent, EngineFacts
 from anyflow_rt.engines.typed.graph import write_typed_graph
 from anyflow_rt.errors import EngineError, UsageError
 
@@ -24,30 +24,6 @@ Report = Callable[[str], object]
 
 PRECISIONS = ("bf16", "fp16")
 _TIMING_CACHE = "timing.cache"
-
-
-@dataclass(frozen=True)
-class BuiltComponent:
-    """precision: of its graph. fused, decomposed: attentions that are one kernel, and those that are taken apart.
-
-    kernels: nodes that are kernels of ours, by kind. layers: of the network before the package fused it. bytes: of its
-    file. weights, working: bytes of a GPU that it takes, as TensorRT told them, None where it did not; ports: those of
-    its inputs and outputs. All at the largest shapes. seconds: of making the typed graph and the engine. peak_memory:
-    of the building process so far, bytes.
-    """
-
-    precision: str
-    fused: int
-    decomposed: int
-    kernels: dict[str, int]
-    layers: int
-    bytes: int
-    weights: int | None
-    working: int | None
-    ports: int
-    seconds: float
-    peak_memory: int
-    profiles: tuple[dict[str, Any], ...]
 
 
 def check_precision(target: str, precision: str) -> None:

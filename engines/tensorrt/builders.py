@@ -19,6 +19,7 @@ from anyflow_rt.engines.tensorrt.package import (
     describe_choice,
     require_present,
 )
+from anyflow_rt.engines.tensorrt.profile_names import covers
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.engines.triton_build import TARGETS as KERNEL_TARGETS
 from anyflow_rt.errors import MissingPackageError, UsageError
@@ -38,8 +39,11 @@ def _build_enterprise(source: BuildSource, target: str, precision: str, folder: 
     return build_engines(ENTERPRISE, source, target, precision, folder, report)
 
 
-def _check_kernels(target: str, settings: TensorRtSettings) -> None:
-    """Raise unless kernels of ours, where they are asked for, can be compiled for ``target`` here."""
+def _check(target: str, settings: TensorRtSettings) -> None:
+    """Raise for settings that engines for ``target`` cannot have: a hardware level without it, kernels of ours that
+    cannot be compiled for it here."""
+    if settings.hardware == "ampere_plus" and not covers(settings.hardware, target):
+        raise UsageError(f"hardware ampere_plus begins with sm_80 and the target is {target}; leave out --hardware")
     if settings.triton_kernels == NONE:
         return
     if target not in KERNEL_TARGETS:
@@ -76,7 +80,7 @@ RTX_BUILDER, ENTERPRISE_BUILDER = (
         # sm_75 has no bf16.
         unusual={"sm_75": "fp16"},
         profile=_profile(engine),
-        check=_check_kernels,
+        check=_check,
         from_graphs=True,
     )
     for engine, build in ((RTX, _build_rtx), (ENTERPRISE, _build_enterprise))

@@ -107,7 +107,6 @@ def _configure(trt: ModuleType, config: Any, target: str, settings: TensorRtSett
     flags = {
         trt.BuilderFlag.WEIGHT_STREAMING: settings.weight_streaming,
         trt.BuilderFlag.REFIT: settings.refit,
-        trt.BuilderFlag.STRIP_PLAN: settings.strip,
         trt.BuilderFlag.VERSION_COMPATIBLE: settings.version_compatible,
     }
     for flag, wanted in flags.items():

@@ -1,12 +1,10 @@
-"""One engine's execution on a GPU: buffers by address, optimisation profiles, CUDA graphs.
+"""One engine's execution on a GPU: buffers by address, optimisation profiles, padded prompts.
 
 Not yet run on a GPU.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -15,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anyflow_rt.engines.engine import TensorSpec
-from anyflow_rt.engines.tensorrt.memory import check_room, turn, working_memory
+from anyflow_rt.engines.tensorrt.contexts import Contexts
+from anyflow_rt.engines.tensorrt.memory import check_room, turn
+from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.errors import EngineError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_log = logging.getLogger(__name__)
 _NUMPY = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -43,24 +42,20 @@ PROMPT_AXES = {
 }
 """Inputs that grow with the prompt, and the axis along which: they are padded up to what a profile has."""
 
-MOST_GRAPHS = 16
-"""Captured graphs that are kept: two for each conditioning of a run, and those of a few runs before."""
-
-_Key = tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]
-
 
 class Execution:
     """``run`` executes on one stream of its own and waits for it; what it gives is the caller's, see ``Buffers``.
 
-    expected: bytes of working memory that engines of the same bundle will want. runtime_cache: the file of the kernels
-    that TensorRT for RTX compiles on the GPU, read where it is there, else written; None for none.
+    file: the engine's. logger: of ``make_logger``. expected: bytes of working memory that engines of the same bundle
+    will want. runtime_cache: the file of the kernels that TensorRT for RTX compiles on the GPU; None for none.
     """
 
     def __init__(
         self,
         trt: ModuleType,
         engine: Any,
-        label: str,
+        file: Path,
+        logger: Any,
         *,
         residency: str,
         expected: int,
@@ -70,20 +65,16 @@ class Execution:
 
         from anyflow_rt.engines.tensorrt.buffers import Buffers
 
-        self._trt, self._engine, self._label, self._torch = trt, engine, label, torch
+        self._trt, self._engine, self._file, self._torch = trt, engine, file, torch
+        self._label = file.stem
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.inputs = {name: self._spec(name) for name in inputs}
         self.outputs = {name: self._spec(name) for name in names if name not in self.inputs}
         self._types = {name: self._dtype(name) for name in names}
-        check_room(engine, label, residency)
-        self._cache_path = runtime_cache
-        self._runtime_cache: Any = None
-        self._context = self._new_context(expected)
-        self._stream = torch.cuda.Stream()
+        check_room(engine, self._label, residency, file)
+        self._contexts = Contexts(trt, engine, self._label, logger, expected=expected, runtime_cache=runtime_cache)
         self._buffers = Buffers("cuda")
-        self._graphs: dict[_Key, Any] = {}
-        self._captures = not hasattr(trt, "CudaGraphStrategy")
 
     def signature(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
         """Inputs and outputs; None for every size that profiles leave open."""
@@ -106,7 +97,7 @@ class Execution:
         most = self.shape_of(name, self._engine.num_optimization_profiles - 1)[axes[name]]
         raise EngineError(
             f"{self._label}: {name} has length {length} and the engine takes up to {most}; shorten the prompt, or "
-            "build with longer --prompt-lengths"
+            f"{engine_mend(self._file)}  with longer --prompt-lengths"
         )
 
     def padded(self, name: str, array: Any, axis: int, length: int, value: float) -> Tensor:
@@ -118,76 +109,23 @@ class Execution:
 
     def run(self, arrays: Mapping[str, Any], profile: int) -> dict[str, Tensor]:
         """Execute; the outputs, on the GPU. Nothing is copied of what is there already."""
-        torch, context = self._torch, self._context
+        torch, contexts = self._torch, self._contexts
         # What the caller computed of earlier outputs is input now, or was read from memory that is written again.
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with turn, torch.cuda.stream(self._stream):
-            if context.active_optimization_profile != profile:
-                context.set_optimization_profile_async(profile, self._stream.cuda_stream)
-            places = {name: self._buffers.input(name, array, self._types[name]) for name, array in arrays.items()}
-            for name, place in places.items():
-                if not context.set_input_shape(name, tuple(place.shape)):
-                    raise EngineError(self._refusal(name, tuple(place.shape), profile))
-            results = {
-                name: self._buffers.output(name, tuple(context.get_tensor_shape(name)), self._types[name])
-                for name in self.outputs
-            }
-            places |= results
-            for name, place in places.items():
-                context.set_tensor_address(name, place.data_ptr())
-            addresses = tuple(place.data_ptr() for place in places.values())
-            self._execute((profile, addresses, tuple(tuple(place.shape) for place in places.values())))
-            self._stream.synchronize()
-        self._keep_runtime_cache()
+        contexts.stream.wait_stream(torch.cuda.current_stream())
+        with turn, torch.cuda.stream(contexts.stream):
+            inputs = {name: self._buffers.input(name, array, self._types[name]) for name, array in arrays.items()}
+            shapes = contexts.output_shapes(profile, inputs, list(self.outputs))
+            results = {name: self._buffers.output(name, shape, self._types[name]) for name, shape in shapes.items()}
+            contexts.execute(profile, inputs, results)
+            contexts.stream.synchronize()
         return results
 
-    def _execute(self, key: _Key) -> None:
-        """Once as it is, then captured, then replayed. TensorRT for RTX captures by itself."""
-        if key in self._graphs:
-            self._graphs[key].replay()
-            return
-        if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise EngineError(f"{self._label} failed on the GPU; run with --debug for TensorRT's messages")
-        if not self._captures:
-            return
-        self._stream.synchronize()
-        graph = self._torch.cuda.CUDAGraph()
-        with self._torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            self._context.execute_async_v3(self._stream.cuda_stream)
-        self._graphs[key] = graph
-        if len(self._graphs) > MOST_GRAPHS:
-            del self._graphs[next(iter(self._graphs))]
-
-    def _new_context(self, expected: int) -> Any:
-        trt, engine = self._trt, self._engine
-        config = engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        if hasattr(trt, "CudaGraphStrategy"):
-            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            self._runtime_cache = config.create_runtime_cache()
-            if self._cache_path is not None and self._cache_path.exists():
-                self._runtime_cache.deserialize(self._cache_path.read_bytes())
-            config.set_runtime_cache(self._runtime_cache)
-        context = engine.create_execution_context(config)
-        if context is None:
-            raise EngineError(f"{self._label}: the GPU has no room for another execution; close other programs on it")
-        self._memory = working_memory(engine.device_memory_size_v2, expected)
-        context.set_device_memory(self._memory.data_ptr(), self._memory.numel())
-        return context
-
-    def _keep_runtime_cache(self) -> None:
-        """Kernels that RTX compiled for this GPU, for the next process; written once. A place that cannot be written
-        costs the next process that time again, and this one nothing."""
-        if self._runtime_cache is None or self._cache_path is None or self._cache_path.exists():
-            return
-        try:
-            self._cache_path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._cache_path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_bytes(memoryview(self._runtime_cache.serialize()))
-            partial.replace(self._cache_path)
-        except OSError as error:
-            self._cache_path = None
-            _log.warning("kernels compiled for %s are not kept (%s)", self._label, error)
+    def close(self) -> None:
+        """Give back what is held on the GPU; what was handed out stays valid."""
+        with turn:
+            self._contexts.close()
+            del self._buffers, self._contexts, self._engine
+            self._torch.cuda.empty_cache()
 
     def _spec(self, name: str) -> TensorSpec:
         shape = tuple(None if size == -1 else int(size) for size in self._engine.get_tensor_shape(name))
@@ -201,10 +139,3 @@ class Execution:
         if self._engine.get_tensor_dtype(name) == self._trt.DataType.BF16:
             return self._torch.bfloat16
         return getattr(self._torch, {**self.inputs, **self.outputs}[name].dtype.name)
-
-    def _refusal(self, name: str, shape: tuple[int, ...], profile: int) -> str:
-        taken = self._engine.get_tensor_profile_shape(name, profile)
-        return (
-            f"{self._label}: {name} of shape {shape} is outside what the engine was built for ({tuple(taken[0])} to "
-            f"{tuple(taken[2])}); ask for that size, or build with --height, --width and --num-frames"
-        )

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyflow_rt.engines.engine import STREAMING
+from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.errors import EngineError
 
 if TYPE_CHECKING:
@@ -37,24 +41,68 @@ def working_memory(size: int, expected: int) -> Tensor:
         return held
 
 
-def check_room(engine: Any, label: str, residency: str) -> None:
-    """Raise EngineError unless the GPU has room for what ``engine`` works with.
+def free_memory() -> tuple[int, int]:
+    """Bytes of the GPU that are free, and all. What PyTorch keeps and nobody uses is free: most of it is given back.
+
+    Raises EngineError where PyTorch cannot use a GPU.
+    """
+    import torch
+
+    require_cuda()
+    with turn:
+        torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
+
+
+def require_cuda() -> None:
+    """Raise EngineError where PyTorch cannot use this machine's GPU: engines keep their arrays in its tensors."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EngineError(
+            f"TensorRT engines need a PyTorch that can use the GPU, and {torch.__version__}, which is installed, "
+            "cannot; install one that is built for CUDA: run  pip install --force-reinstall torch"
+        )
+
+
+@contextmanager
+def saying_out_of_memory(label: str, file: Path) -> Iterator[None]:
+    """What PyTorch or an engine raises where the GPU is full becomes an EngineError. ``file``: the engine's."""
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise EngineError(f"{label}: the GPU's memory is full ({_first_line(error)}); {_mends(file)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "").rstrip(".")
+
+
+def _mends(file: Path) -> str:
+    return (
+        "close other programs on it, take --residency sequential, build for a smaller size, or "
+        f"{engine_mend(file, weight_streaming=True)}  and take --residency streaming"
+    )
+
+
+def check_room(engine: Any, label: str, residency: str, file: Path) -> None:
+    """Raise EngineError unless the GPU has room for what ``engine``, of the file ``file``, works with.
 
     An engine that was built for weight streaming gets all of its weights onto the GPU, or with ``streaming`` as many as
     TensorRT finds fitting.
     """
-    import torch
-
     if engine.streamable_weights_size:
         streams = residency == STREAMING
         budget = engine.get_weight_streaming_automatic_budget() if streams else engine.streamable_weights_size
         engine.weight_streaming_budget_v2 = budget
-    free, total = torch.cuda.mem_get_info()
+    free, total = free_memory()
     held = None if _working is None else _working()
     needed = engine.device_memory_size_v2 - (0 if held is None else held.numel())
     if needed > free:
         raise EngineError(
             f"{label} works with {needed / 1e9:.1f} GB and the GPU has {free / 1e9:.1f} of {total / 1e9:.1f} GB free; "
-            "close other programs on it, take --residency sequential, build for a smaller size, or build with "
-            "--weight-streaming and take --residency streaming"
+            f"{_mends(file)}"
         )

@@ -7,6 +7,8 @@ import re
 from types import ModuleType
 from typing import Any
 
+from anyflow_rt.engines.gpu import present_target
+
 _log = logging.getLogger(__name__)
 _MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 
@@ -20,11 +22,12 @@ def make_logger(trt: ModuleType) -> Any:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
             self.memory: dict[str, int] = {}
+            self._without_gpu = present_target() is None
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 # Without a GPU the package notes, after anything else has failed, that it found none.
-                if "cudaError" not in message:
+                if not (self._without_gpu and "cudaError" in message):
                     self.errors.append(_one_line(message))
             elif severity == trt.ILogger.Severity.WARNING:
                 _log.info("TensorRT: %s", _one_line(message))

@@ -48,14 +48,14 @@ def profiles(
     inputs, _ = read_signature(graph)
     lengths = settings.prompt_lengths if settings.cross_keys == "collapsed" else settings.prompt_lengths[-1:]
 
-    def shapes(size: VideoSize, length: int) -> dict[str, Shape]:
-        known = _known(component, architecture, size, settings, length)
+    def shapes(size: VideoSize, length: int, batch: int) -> dict[str, Shape]:
+        known = _known(component, architecture, size, settings, length, batch)
         found = resolve(inputs, {name: shape for name, shape in known.items() if name in inputs})
         return {name: tuple(_sized(name, axis) for axis in shape) for name, shape in found.items()}
 
-    smallest, largest = settings.smallest or usual, settings.largest or usual
+    smallest, largest, most = settings.smallest or usual, settings.largest or usual, settings.batch
     return tuple(
-        Profile(shapes(smallest, length), shapes(usual, length), shapes(largest, length))
+        Profile(shapes(smallest, length, 1), shapes(usual, length, most), shapes(largest, length, most))
         for length in (lengths if component in _OF_PROMPTS else lengths[:1])
     )
 
@@ -67,10 +67,10 @@ def _sized(name: str, size: int | None) -> int:
 
 
 def _known(
-    component: str, architecture: Architecture, size: VideoSize, settings: TensorRtSettings, length: int
+    component: str, architecture: Architecture, size: VideoSize, settings: TensorRtSettings, length: int, batch: int
 ) -> dict[str, Shape]:
-    """Shapes that fix every symbol of the component's inputs."""
-    transformer, batch = architecture.transformer, settings.batch
+    """Shapes that fix every symbol of the component's inputs. batch: prompts of the text's components, else videos."""
+    transformer = architecture.transformer
     latent = latent_size(architecture, size)
     tokens = math.prod(token_grid(transformer, latent))
     frame = (latent.channels, latent.height, latent.width)

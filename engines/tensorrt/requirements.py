@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
-from anyflow_rt.engines.mend import engine_mend
+from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS
+from anyflow_rt.engines.tensorrt.profile_names import covers
 from anyflow_rt.engines.tensorrt.record import EngineFacts
 from anyflow_rt.errors import EngineError
 
@@ -47,7 +48,7 @@ def check_requirements(
             f"the {facts.package} engine needs an NVIDIA GPU and this machine shows none; leave out --engine to run on "
             "the CPU, or run on the GPU's machine"
         )
-    if present != facts.target:
+    if present != facts.target and not covers(str(facts.settings.get("hardware")), present):
         raise EngineError(
             f"the engine {path} is for {facts.target} and this machine's GPU is {present}; it has to have its own: "
             f"{engine_mend(path, target=present, engine=_engine_for(facts.package, present), force=False)}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from anyflow_rt.engines.engine import RESIDENCIES, RESIDENT, SEQUENTIAL, STREAMING
-from anyflow_rt.engines.mend import engine_mend
+from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.record import EngineFacts, read_facts
 from anyflow_rt.errors import EngineError, UsageError
 
@@ -28,12 +28,13 @@ RESERVE = 1 << 29
 def fitting_residency(path: Path, asked: str | None, usual: str) -> str:
     """The residency of the engines beside the file ``path``: as asked, else the first that fits, from ``usual`` on.
 
-    Raises EngineError, with what each stage needs and the mend, where the GPU has too little memory; UsageError for
-    ``streaming`` without weights that can be streamed. Asks PyTorch for the GPU's memory: not yet run on a GPU.
+    Raises EngineError, with what each stage needs and the mend, where the GPU has too little memory, or PyTorch cannot
+    use it; UsageError for ``streaming`` without weights that can be streamed. Asks PyTorch for the GPU's memory: not
+    yet run on a GPU.
     """
-    import torch
+    from anyflow_rt.engines.tensorrt.memory import free_memory
 
-    free, total = torch.cuda.mem_get_info()
+    free, total = free_memory()
     return choose_residency(read_facts(path.parent), path, free=free, total=total, asked=asked, usual=usual)
 
 
@@ -43,7 +44,7 @@ def choose_residency(facts: EngineFacts, path: Path, *, free: int, total: int, a
     if asked == STREAMING and not streams:
         raise UsageError(
             f"{path.parent} was built without weight streaming; leave out --residency {STREAMING}, or "
-            f"{engine_mend(path)} --weight-streaming"
+            f"{engine_mend(path, weight_streaming=True)}"
         )
     usual_ones = [each for each in RESIDENCIES[RESIDENCIES.index(usual) :] if each != STREAMING or streams]
     candidates = usual_ones if asked is None else [asked]
@@ -52,7 +53,7 @@ def choose_residency(facts: EngineFacts, path: Path, *, free: int, total: int, a
             return residency
     stages = ", ".join(f"{name} {stage_needs(facts, names) / 1e9:.1f} GB" for name, names in STAGES.items())
     mends = [f"take --residency {SEQUENTIAL}"] if asked == RESIDENT else []
-    mends += [] if streams else ["build with --weight-streaming"]
+    mends += [] if streams else [engine_mend(path, weight_streaming=True)]
     raise EngineError(
         f"{path.parent.name} needs {needed(facts, candidates[-1]) / 1e9:.1f} GB of the GPU at once ({stages}) and it "
         f"has {free / 1e9:.1f} of {total / 1e9:.1f} GB free; close other programs on it, build for a smaller size"

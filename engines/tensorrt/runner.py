@@ -23,8 +23,9 @@ from anyflow_rt.engines.arrays import to_host
 from anyflow_rt.engines.engine import Engine, TensorSpec
 from anyflow_rt.engines.geometry import NO_PADDING_BIAS
 from anyflow_rt.engines.gpu import driver_version, present_target
-from anyflow_rt.engines.mend import engine_mend
 from anyflow_rt.engines.tensorrt.device import PROMPT_AXES, Execution
+from anyflow_rt.engines.tensorrt.memory import require_cuda, saying_out_of_memory
+from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.messages import make_logger, summary
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package
 from anyflow_rt.engines.tensorrt.record import read_facts
@@ -55,22 +56,28 @@ class TensorRtEngine(Engine):
             driver=driver_version(),
             distribution=distribution_of(self.name),
         )
+        require_cuda()
         self._trt, self._logger = trt, make_logger(trt)
         self._all_keys = facts.settings["cross_keys"] == "all"
         self._runtime = trt.Runtime(self._logger)
+        if facts.settings["version_compatible"]:
+            # Such an engine brings code of its own for the processor, which TensorRT runs only where it may.
+            self._runtime.engine_host_code_allowed = True
         with self.model_path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
             self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             said = summary(self._logger.errors)
             raise EngineError(f"{self.model_path} cannot be loaded ({said}); {engine_mend(self.model_path)}")
-        self._execution = Execution(
-            trt,
-            self._engine,
-            self.model_path.stem,
-            residency=self.options.residency,
-            expected=expected_working(facts, self.model_path.stem, self.options.residency),
-            runtime_cache=self._runtime_cache(),
-        )
+        with saying_out_of_memory(self._label, self.model_path):
+            self._execution = Execution(
+                trt,
+                self._engine,
+                self.model_path,
+                self._logger,
+                residency=self.options.residency,
+                expected=expected_working(facts, self.model_path.stem, self.options.residency),
+                runtime_cache=self._runtime_cache(),
+            )
 
     def _runtime_cache(self) -> Path | None:
         """The file of what RTX compiles on the GPU, outside the bundle, whose files never change. Engines of one
@@ -87,6 +94,10 @@ class TensorRtEngine(Engine):
         return ({**inputs, "context_bias": bias} if self._all_keys and "cross_key" in inputs else inputs), outputs
 
     def _infer(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        with saying_out_of_memory(self._label, self.model_path):
+            return self._computed(arrays)
+
+    def _computed(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         given = {name: array for name, array in arrays.items() if name in self._execution.inputs}
         if self.model_path.stem == "vae_decoder_next":
             return self._decode(given)
@@ -140,6 +151,7 @@ class TensorRtEngine(Engine):
         return self._execution.padded(name, array, axis, wanted, NO_PADDING_BIAS if name == "context_bias" else 0)
 
     def _release(self) -> None:
+        self._execution.close()
         del self._execution, self._engine, self._runtime
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.architecture import Architecture
+from anyflow_rt.engines.geometry import VideoSize, latent_size
 from anyflow_rt.engines.kernel_nodes.sets import KERNEL_SETS
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, PACKAGES
 from anyflow_rt.engines.typed.graph import CROSS_KEYS
@@ -15,6 +16,8 @@ PROMPT_LENGTHS = (32, 64, 128, 256, 512)
 """Tokens that a prompt is padded up to; one optimisation profile each."""
 OPTIMIZATION_LEVELS = range(6)
 HARDWARE = ("none", "ampere_plus", "same_compute_capability")
+LONGEST_PROMPT, MOST_VIDEOS = 4096, 64
+"""What engines may be built for: far more than is of use, so that a mistyped number is no build of hours."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,11 @@ class TensorRtSettings:
     """Of all components of one build.
 
     smallest, largest: where given, engines take every size from one to the other and are quickest at the bundle's own;
-    without them they take that one alone. batch: videos a call. prompt_lengths: ascending. cross_keys: one of
-    ``CROSS_KEYS``. optimization_level: 0 to 5, None for the package's own. weight_streaming: weights need not all fit
-    the GPU. Enterprise alone: refit: weights can be replaced later; strip: they are left out until then;
-    version_compatible: runs with later versions of the package; hardware: GPUs beside the target, of ``HARDWARE``;
-    triton_kernels: which parts of the denoiser are kernels of ours, of ``KERNEL_SETS``.
+    without them they take that one alone. batch: the most videos, and prompts, of a call. prompt_lengths: ascending.
+    cross_keys: one of ``CROSS_KEYS``. optimization_level: 0 to 5, None for the package's own. weight_streaming: weights
+    need not all fit the GPU. Enterprise alone: refit: weights can be replaced later; version_compatible: runs with
+    later versions of the package; hardware: GPUs beside the target, of ``HARDWARE``; triton_kernels: which parts of the
+    denoiser are kernels of ours, of ``KERNEL_SETS``.
     """
 
     smallest: VideoSize | None = None
@@ -37,7 +40,6 @@ class TensorRtSettings:
     optimization_level: int | None = None
     weight_streaming: bool = False
     refit: bool = False
-    strip: bool = False
     version_compatible: bool = False
     hardware: str = "none"
     triton_kernels: str = "none"
@@ -45,11 +47,13 @@ class TensorRtSettings:
     def __post_init__(self) -> None:
         if (self.smallest is None) != (self.largest is None):
             raise UsageError("a smallest and a largest size go together; give both or neither")
-        if self.batch < 1:
-            raise UsageError(f"batch is {self.batch}; give at least 1")
+        if not 1 <= self.batch <= MOST_VIDEOS:
+            raise UsageError(f"batch is {self.batch}; give a whole number from 1 to {MOST_VIDEOS}")
         lengths = self.prompt_lengths
         if not lengths or lengths[0] < 1 or list(lengths) != sorted(set(lengths)):
             raise UsageError(f"prompt_lengths is {lengths}; give whole numbers of at least 1, ascending")
+        if lengths[-1] > LONGEST_PROMPT:
+            raise UsageError(f"prompt_lengths ends at {lengths[-1]}; give at most {LONGEST_PROMPT}")
         if self.cross_keys not in CROSS_KEYS:
             raise UsageError(f"unknown cross_keys {self.cross_keys!r}; choose from {', '.join(CROSS_KEYS)}")
         if self.optimization_level is not None and self.optimization_level not in OPTIMIZATION_LEVELS:
@@ -63,8 +67,20 @@ class TensorRtSettings:
                 f"triton_kernels {self.triton_kernels} are compiled for the target alone and hardware {self.hardware} "
                 "asks for other GPUs; leave one of them out"
             )
-        if self.strip and not self.refit:
-            raise UsageError("strip without refit makes an engine that never gets its weights; set refit as well")
+
+    def check_size(self, architecture: Architecture, size: VideoSize) -> None:
+        """Raise UsageError unless the checkpoint can make the smallest and the largest, and ``size`` lies between."""
+        if self.smallest is None or self.largest is None:
+            return
+        for each in (self.smallest, self.largest):
+            latent_size(architecture, each)
+        for name in ("num_frames", "height", "width"):
+            least, usual, most = (getattr(each, name) for each in (self.smallest, size, self.largest))
+            if not least <= usual <= most:
+                raise UsageError(
+                    f"{name} is {usual}, the smallest {least} and the largest {most}; engines are quickest at the "
+                    f"bundle's own size, so give it between them (--smallest, --largest, --{name.replace('_', '-')})"
+                )
 
     def check_used(self, engines: Mapping[str, str]) -> None:
         """Raise UsageError for what was chosen here if none of ``engines``, target -> engine, is TensorRT's."""
@@ -102,5 +118,7 @@ class TensorRtSettings:
         """What the manifest calls engines of these settings for ``size``: frames x height x width."""
         sizes = (size,) if self.smallest is None or self.largest is None else (self.smallest, size, self.largest)
         name = "-".join(f"{each.num_frames}x{each.height}x{each.width}" for each in dict.fromkeys(sizes))
-        keys = "-all_keys" if self.cross_keys == "all" else ""
-        return name + keys + ("" if self.triton_kernels == "none" else f"-triton_{self.triton_kernels}")
+        name += "-all_keys" if self.cross_keys == "all" else ""
+        name += "" if self.triton_kernels == "none" else f"-triton_{self.triton_kernels}"
+        name += "" if self.batch == 1 else f"-batch{self.batch}"
+        return name if self.hardware == "none" else f"{name}-{self.hardware}"

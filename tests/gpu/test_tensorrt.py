@@ -13,7 +13,9 @@ import pytest
 
 import anyflow_rt
 from anyflow_rt.build import build
+from anyflow_rt.build_engines import EngineOptions, add_engines
 from anyflow_rt.build_plan import BuildOptions
+from anyflow_rt.choice import Call
 from anyflow_rt.engines import locations
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.gpu import present_target
@@ -21,7 +23,7 @@ from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, PACKAGES, RTX
 from anyflow_rt.engines.tensorrt.record import read_facts
 from anyflow_rt.engines.tensorrt.residency import needed
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
-from anyflow_rt.errors import EngineError
+from anyflow_rt.errors import EngineError, UsageError
 from anyflow_rt.loading import SHAPES_CHECKPOINT
 from anyflow_rt.result import Result
 from anyflow_rt.runtime import Runtime
@@ -69,6 +71,7 @@ def test_parity_replay_time_and_memory(made: tuple[Bundle, str]) -> None:
     torch.cuda.reset_peak_memory_stats()
     with Runtime(bundle, engine=package) as runtime:
         first = runtime.generate(PROMPT, steps=STEPS, seed=1)
+        runtime.generate(PROMPT, steps=STEPS, seed=1)  # the second time graphs are captured, from then on replayed
         again = runtime.generate(PROMPT, steps=STEPS, seed=1)
         start = time.perf_counter()
         runtime.generate(PROMPT, steps=16, seed=1)
@@ -91,7 +94,7 @@ def test_parity_replay_time_and_memory(made: tuple[Bundle, str]) -> None:
     assert (again.gpu is None) == (importlib.util.find_spec("pynvml") is None)
 
 
-def test_between_jumps_nothing_is_copied(made: tuple[Bundle, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_between_jumps_the_state_is_not_copied(made: tuple[Bundle, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """z_r of one jump is z_t of the next, keys and values stay where they are, rotary tables are uploaded once."""
     from anyflow_rt.engines.tensorrt.buffers import Buffers
 
@@ -157,8 +160,32 @@ def test_a_damaged_engine_is_refused(made: tuple[Bundle, str], tmp_path: Path) -
     data = bytearray(engine.read_bytes())
     data[:4096] = bytes(4096)
     engine.write_bytes(data)
-    with pytest.raises(EngineError, match=r"denoiser\.engine cannot be loaded .*; build its bundle again with"):
+    with pytest.raises(EngineError, match=r"denoiser\.engine cannot be loaded .*; make it with  anyflow-rt build"):
         sampled(copy, package)
+
+
+def test_what_no_engine_is_built_for_is_refused_at_once(made: tuple[Bundle, str]) -> None:
+    bundle, package = made
+    with anyflow_rt.load(bundle.path, engine=package) as runtime:
+        with pytest.raises(UsageError, match=r"2 videos at once were asked for and the engine takes 1; .* --batch 2"):
+            runtime.generate(PROMPT, num_videos=2)
+        with pytest.raises(UsageError, match="ask for that size, or build for the other"):
+            runtime.generate(PROMPT, num_frames=5)
+        with pytest.raises(UsageError, match="have no encoder for a picture"):
+            runtime.generate(PROMPT, image=np.zeros((64, 64, 3), np.uint8))
+
+
+def test_several_videos_in_one_call(made: tuple[Bundle, str], tmp_path: Path) -> None:
+    bundle, package = made
+    (record,) = (each for each in bundle.manifest.engines if each.engine == package)
+    shutil.copytree(bundle.path, tmp_path / "bundle")
+    options = EngineOptions(tmp_path / "bundle", (record.target,), package, tensorrt=TensorRtSettings(batch=3))
+    several = Bundle.open(add_engines(options, print).path)
+    prompts = [PROMPT, "a small blue square moving up on a white background", "a green triangle"]
+    with Runtime(several, engine=package, meant_for=Call(videos=3)) as runtime:
+        together = runtime.generate(prompts, steps=STEPS, seed=[1, 2, 3], output="latents").latents
+        alone = runtime.generate(prompts[1], steps=STEPS, seed=2, output="latents").latents
+    assert np.linalg.norm(together[1] - alone[0]) / np.linalg.norm(alone) < 0.03
 
 
 def test_what_rtx_compiles_here_is_kept(made: tuple[Bundle, str]) -> None:

@@ -62,10 +62,11 @@ def test_kernels_are_in_the_engine_and_give_the_same(bundles: dict[str, Bundle])
         assert facts["kernels"] == expected_nodes(config.num_layers, config.cross_attn_norm, kernels)
         with Runtime(bundle, engine=ENTERPRISE) as runtime:
             first = runtime.generate(PROMPT, steps=STEPS, seed=1)
+            runtime.generate(PROMPT, steps=STEPS, seed=1)  # the second time graphs are captured
             again = runtime.generate(PROMPT, steps=STEPS, seed=1)
         assert np.array_equal(first.latents, again.latents), "a replayed graph gives the same bits"
         error = np.linalg.norm(first.latents - wanted) / np.linalg.norm(wanted)
-        jumps = [round(1e3 * seconds, 3) for seconds in again.seconds["jumps"]]
+        jumps = [round(1e3 * seconds, 3) for seconds in again.seconds.jumps]
         found[kernels] = {"error": float(error), "milliseconds": jumps, "kernels": sum(facts["kernels"].values())}
         print(json.dumps({"triton_kernels": kernels, **found[kernels]}))
         assert error < 0.03
