@@ -6,9 +6,14 @@ Names and constants are tested against that package; on a GPU this module has no
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
+"""What NVIDIA's driver makes on Linux: on its own, under WSL, on Jetson."""
 
 EVENT_REASONS = {
     "gpu idle": "nvmlClocksEventReasonGpuIdle",
@@ -109,7 +114,10 @@ class GpuMeter:
 
 @contextlib.contextmanager
 def open_nvml() -> Iterator[Any]:
-    """The pynvml module between init and shutdown, or None where it or the driver is not there."""
+    """The pynvml module between init and shutdown, or None where it, a GPU or the driver is not there."""
+    if sys.platform == "linux" and not any(Path(each).exists() for each in DEVICES):
+        yield None  # the driver's library is not even looked for
+        return
     try:
         import pynvml
     except ImportError:
