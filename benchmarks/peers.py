@@ -53,14 +53,7 @@ def pipeline(checkpoint: Path, precision: str, *, compiled: bool = False, steps:
         pipe.vae.decoder = torch.compile(pipe.vae.decoder)
 
     def generate(prompt: str, seed: int) -> np.ndarray:
-        return pipe(
-            prompt=prompt,
-            height=size.height,
-            width=size.width,
-            num_frames=size.num_frames,
-            num_inference_steps=steps,
-            generator=torch.Generator("cpu").manual_seed(seed),
-        ).frames
+        return _frames(pipe, prompt, seed, steps, size)
 
     return generate
 
@@ -77,17 +70,23 @@ def causal_pipeline(checkpoint: Path, precision: str) -> CausalGenerate:
 
     def generate(prompt: str, seed: int, steps: int, size: VideoSize, chunks: Sequence[int]) -> np.ndarray:
         with uncompiled_flex_attention():
-            return pipe(
-                prompt=prompt,
-                height=size.height,
-                width=size.width,
-                num_frames=size.num_frames,
-                num_inference_steps=steps,
-                chunk_partition=list(chunks),
-                generator=torch.Generator("cpu").manual_seed(seed),
-            ).frames
+            return _frames(pipe, prompt, seed, steps, size, chunk_partition=list(chunks))
 
     return generate
+
+
+def _frames(pipe: Any, prompt: str, seed: int, steps: int, size: VideoSize, **options: Any) -> np.ndarray:
+    import torch
+
+    return pipe(
+        prompt=prompt,
+        height=size.height,
+        width=size.width,
+        num_frames=size.num_frames,
+        num_inference_steps=steps,
+        generator=torch.Generator("cpu").manual_seed(seed),
+        **options,
+    ).frames
 
 
 def variants() -> dict[str, tuple[str, bool]]:

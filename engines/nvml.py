@@ -39,7 +39,7 @@ SLOWDOWNS = (
 @dataclass(frozen=True)
 class GpuFigures:
     """Of one run. memory_used, memory_total: bytes, of all processes, at its end. joules: of the whole GPU during it.
-    watts, watts_limit, megahertz (of the multiprocessors), celsius: at its end. slowdowns: why clocks were lowered at
+    watts, watts_limit, megahertz (of the multiprocessors), celsius: at its end. events: why clocks were lowered at
     its end, of ``EVENT_REASONS``. None: this GPU does not say."""
 
     name: str

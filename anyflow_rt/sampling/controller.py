@@ -114,9 +114,10 @@ class Controller:
             return None
         now = self._clock()
         remaining = self.deadline - now
-        choice = self._choose(now, remaining)
-        if choice is None:
+        required = self._forecaster.required(self.confidence)
+        if required is None:
             return self._unmeasured(now, remaining)
+        choice = self._choose(now, remaining, required)
         due = bool(self._previews) and self._previews[0] <= self._done
         if due and choice.jumps > 1:
             del self._previews[0]
@@ -165,17 +166,14 @@ class Controller:
             self._path, self._predicted = choice.path, now - self.start + choice.predicted
         self._record(now, remaining, choice, why if choice.fits else TOO_LATE)
 
-    def _choose(self, now: float, remaining: float) -> Choice | None:
+    def _choose(self, now: float, remaining: float, required: list[float]) -> Choice:
         """The best plan that shows every preview the best plan without them would pass. Where there is no such plan,
-        the last preview is given up, and so on: a preview costs jumps, but never all of them. None where no time of a
-        jump is known."""
-        choice = self._best(remaining, 0)
-        if choice is None:
-            return None
+        the last preview is given up, and so on: a preview costs jumps, but never all of them."""
+        choice = self._best(remaining, required, 0)
         passed = keeping = self._passed(choice.jumps)
         while keeping:
-            found = self._best(remaining, keeping)
-            if found is not None and found.fits and self._passed(found.jumps) >= keeping:
+            found = self._best(remaining, required, keeping)
+            if found.fits and self._passed(found.jumps) >= keeping:
                 choice = found
                 break
             keeping -= 1
@@ -184,11 +182,8 @@ class Controller:
             self._record(now, remaining, choice, DROPPED)
         return choice
 
-    def _best(self, remaining: float, previews: int) -> Choice | None:
+    def _best(self, remaining: float, required: list[float], previews: int) -> Choice:
         """The best plan that has time for the next ``previews`` previews, where they are shown on the way."""
-        required = self._forecaster.required(self.confidence)
-        if required is None:
-            return None
         beside = self._beside(len(required), previews)
         outlook = Outlook(
             [seconds + more for seconds, more in zip(required, beside, strict=True)],
@@ -202,6 +197,8 @@ class Controller:
         """Seconds that the caller's functions and the next ``previews`` previews take beside k = 0.. more jumps. First
         calls are counted already: who makes them makes no difference to the sum."""
         after_each = self._callbacks.seconds(ON_STEP, self.confidence)
+        if not previews:
+            return [jumps * after_each for jumps in range(count)]
         cost = self._forecaster.preview_seconds(self.confidence) + self._callbacks.seconds(ON_PREVIEW, self.confidence)
         fewest = [each - self._done + AFTER_PREVIEW for each in self._previews[:previews]]
         return [jumps * after_each + cost * bisect_right(fewest, jumps) for jumps in range(count)]

@@ -38,8 +38,6 @@ ENOUGH_MOMENTS = 64
 PRIOR_WEIGHT, PRIOR_WEIGHT_OF_CHANCES = 16.0, 2.0
 """Moments that the prior of a multiple, and of a chance, counts for: where it counts for many, 0.99 is out of reach."""
 PRIOR_INDEPENDENT, PRIOR_COMMON = 0.1, 0.1
-
-
 LOGISTIC = 1.702
 """1 / (1 + exp(-1.702 z)) is within 0.01 of the normal distribution function of z (Camilli, 1994)."""
 _NONE = np.zeros(0)
