@@ -17,11 +17,13 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 
 @dataclass(frozen=True)
 class Ran:
-    """seconds: from before the process starts until it has ended. peak: bytes of its largest resident set."""
+    """seconds: from before the process starts until it has ended. peak: bytes of its largest resident set; anonymous:
+    of that only what no file backs, sampled, 0 where the system does not say."""
 
     seconds: float
     peak: int
     output: str
+    anonymous: int = 0
 
 
 def run_command(command: Sequence[object]) -> Ran:
@@ -39,7 +41,7 @@ def run_command(command: Sequence[object]) -> Ran:
         last = " ".join(launched.stderr.split()[-60:])
         raise AnyflowError(f"{' '.join(words)} failed: {last}")
     measured = json.loads(launched.stderr.splitlines()[-1])
-    return Ran(measured["seconds"], measured["peak"], launched.stdout)
+    return Ran(measured["seconds"], measured["peak"], launched.stdout, measured["anonymous"])
 
 
 def own_command() -> list[str]:

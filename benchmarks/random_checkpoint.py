@@ -1,7 +1,7 @@
 """A checkpoint of any size with random weights, written straight to safetensors: no network is ever in memory.
 
-The VAE, unless another is asked for, the tokenizer and the scheduler are those of the shapes checkpoint; the text
-encoder is tiny but for its width, so that what is measured is the denoiser.
+The VAE, unless another is asked for, the tokenizer and the scheduler are those of the shapes checkpoint; the
+encoder tiny but for its width, so that what is measured is the denoiser.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 SHARD_BYTES = 1 << 29
+_PART = 1 << 24
+"""Numbers that are drawn at a time: one tensor can be a billion."""
 WAN_VAE = {
     "base_dim": 96,
     "dim_mult": [1, 2, 4, 4],
@@ -33,26 +35,26 @@ WAN_VAE = {
 }
 """What Wan 2.1's VAE has otherwise than that of the shapes checkpoint; its latents' statistics are the latter's."""
 
+TINY_TEXT_ENCODER = {"d_ff": 64, "d_kv": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
 
-def write_random_checkpoint(directory: Path, vae: Mapping[str, Any] | None = None, /, **transformer: Any) -> Path:
+
+def write_random_checkpoint(
+    directory: Path,
+    vae: Mapping[str, Any] | None = None,
+    text_encoder: Mapping[str, Any] = TINY_TEXT_ENCODER,
+    /,
+    **transformer: Any,
+) -> Path:
     """Write a checkpoint into the new ``directory``, its denoiser configured by ``transformer``, in bf16 shards.
 
-    Keys of ``transformer`` and ``vae`` not given are those of the shapes checkpoint, whose own VAE is taken where
+    Keys of ``transformer``, ``vae`` and ``text_encoder`` not given are those of the shapes checkpoint, whose own VAE is taken where
     ``vae`` is None. The same arguments give the same weights.
     """
     shutil.copytree(SHAPES_CHECKPOINT, directory)
     (directory / "anyflow_rt.json").unlink(missing_ok=True)
     _change(directory / "transformer" / "config.json", **transformer)
     config = json.loads((directory / "transformer" / "config.json").read_text(encoding="utf-8"))
-    _change(
-        directory / "text_encoder" / "config.json",
-        d_model=config["text_dim"],
-        d_ff=64,
-        d_kv=8,
-        num_heads=2,
-        num_layers=1,
-        num_decoder_layers=1,
-    )
+    _change(directory / "text_encoder" / "config.json", d_model=config["text_dim"], **text_encoder)
     random = ["transformer", "text_encoder"]
     if vae is not None:
         _change(directory / "vae" / "config.json", **vae)
@@ -108,7 +110,8 @@ def _random_tensors(shapes: Mapping[str, Shape], seed: int) -> dict[str, torch.T
         if "norm" in name and name.endswith("weight"):
             found[name] = torch.ones(shape, dtype=torch.bfloat16)
             continue
-        values = torch.randn(shape, generator=generator)
         deviation = 0.1 if len(shape) == 1 or name.endswith("table") else math.prod(shape[1:]) ** -0.5
-        found[name] = (deviation * values).to(torch.bfloat16)
+        found[name] = torch.empty(shape, dtype=torch.bfloat16)
+        for part in found[name].view(-1).split(_PART):
+            part.copy_(deviation * torch.randn(len(part), generator=generator))
     return found

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from anyflow_rt.engines import vae_cache
 from anyflow_rt.engines.architecture import Architecture, TransformerConfig
 from anyflow_rt.engines.export import text_encoder, transformer, transformer_causal, vae_decoder, vae_encoder
+from anyflow_rt.engines.export.deferred import Deferred, Unseen
 from anyflow_rt.engines.export.onnx import Axes, GraphInput, export_module, export_shape_free
 from anyflow_rt.engines.geometry import PAD_KEYS
 from anyflow_rt.engines.vae_cache import CacheShape
@@ -47,11 +48,12 @@ class Component:
 
 
 def export_component(name: str, architecture: Architecture, weights: Weights, path: Path) -> None:
-    """Write component ``name`` to ``path`` (ONNX, weights in ``<path>.data``)."""
+    """Write component ``name`` to ``path`` (ONNX, weights in ``<path>.data``), large weights one at a time."""
     with torch.no_grad():
-        graph = COMPONENTS[name].graph(architecture, weights)
+        with Deferred() as deferred:
+            graph = COMPONENTS[name].graph(architecture, Unseen(weights))
         export = export_shape_free if graph.shape_free else export_module
-        export(graph.module, graph.inputs, graph.outputs, path)
+        export(graph.module, graph.inputs, graph.outputs, path, deferred)
 
 
 def _text_encoder(architecture: Architecture, weights: Weights) -> Graph:

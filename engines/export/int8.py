@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from anyflow_rt.engines.typed.weights import drop_unused_weights
 LEAST_SIZE = 1 << 10
 """Numbers of a matrix below which nothing is gained."""
 _LEVELS = 127
+_WIDENED = 1 << 22
+"""Numbers that are widened at a time."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,31 @@ def quantise_weights(path: Path) -> Quantised:
 
 
 def quantise(matrix: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Integers (int8) and scales (float32, one for each place along ``axis``) of a float32 matrix."""
-    largest = np.abs(matrix).max(axis=1 - axis)
-    scale = _round_up_to_bfloat16(np.where(largest > 0, largest / _LEVELS, 1.0).astype(np.float32))
-    integers = np.rint(matrix / np.expand_dims(scale, 1 - axis)).astype(np.int8)
+    """Integers (int8) and scales (float32, one for each place along ``axis``) of a matrix of any floats.
+
+    It is widened a few rows at a time: beside the integers, not much is in memory.
+    """
+    largest = [np.abs(rows).max(axis=1 - axis) for _, rows in _widened(matrix)]
+    along = np.concatenate(largest) if axis == 0 else np.max(largest, axis=0)
+    scale = _round_up_to_bfloat16(np.where(along > 0, along / _LEVELS, 1.0).astype(np.float32))
+    integers = np.empty(matrix.shape, np.int8)
+    for place, rows in _widened(matrix):
+        np.rint(rows / _divisors(scale, axis, place), out=rows)
+        integers[place] = rows
     return integers, scale
+
+
+def _widened(matrix: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Where a few rows are, and these in float32."""
+    count = max(1, _WIDENED // matrix.shape[1])
+    for start in range(0, len(matrix), count):
+        place = slice(start, start + count)
+        yield place, matrix[place].astype(np.float32)
+
+
+def _divisors(scale: np.ndarray, axis: int, place: slice) -> np.ndarray:
+    """The scales of the rows of ``place``."""
+    return scale[place, None] if axis == 0 else scale[None, :]
 
 
 def _round_up_to_bfloat16(numbers: np.ndarray) -> np.ndarray:
@@ -78,6 +101,13 @@ class _Errors:
 
     off: float = 0.0
     whole: float = 0.0
+
+    def add(self, matrix: np.ndarray, integers: np.ndarray, scale: np.ndarray, axis: int) -> None:
+        """Of one matrix."""
+        for place, rows in _widened(matrix):
+            difference = integers[place] * _divisors(scale, axis, place) - rows
+            self.off += float(np.vdot(difference, difference))
+            self.whole += float(np.vdot(rows, rows))
 
     @property
     def relative(self) -> float:
@@ -108,18 +138,15 @@ def _dequantised(graph: ir.Graph, stored: ir.Value, axis: int, errors: _Errors) 
     tensor, shape = stored.const_value, stored.shape
     assert tensor is not None and shape is not None
 
-    def split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        matrix = tensor.numpy().astype(np.float32)
-        return (matrix, *quantise(matrix, axis))
+    def split() -> tuple[np.ndarray, np.ndarray]:
+        return quantise(tensor.numpy(), axis)
 
-    matrix, integers, scale = split()
-    difference = integers * np.expand_dims(scale, 1 - axis) - matrix
-    errors.off += float(np.vdot(difference, difference))
-    errors.whole += float(np.vdot(matrix, matrix))
-    del matrix, integers, difference
+    integers, scale = split()
+    errors.add(tensor.numpy(), integers, scale, axis)
+    del integers
     name = f"{stored.name}_int8"
     # Made again when it is written: only one of them is ever in memory.
-    lazy = ir.LazyTensor(lambda: ir.Tensor(split()[1], name=name), ir.DataType.INT8, shape, name=name)
+    lazy = ir.LazyTensor(lambda: ir.Tensor(split()[0], name=name), ir.DataType.INT8, shape, name=name)
     weights = ir.Value(name=name, shape=stored.shape, type=ir.TensorType(ir.DataType.INT8), const_value=lazy)
     scales = ir.Value(
         name=f"{stored.name}_scale",

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from anyflow_rt.engines.export.deferred import Deferred
+
 OPSET = 23
 """Attention and RMSNormalization are operators of their own from this opset on."""
 
@@ -31,11 +33,18 @@ class GraphInput:
     axes: Axes
 
 
-def export_module(module: nn.Module, inputs: Mapping[str, GraphInput], outputs: Mapping[str, Axes], path: Path) -> None:
-    """Write ``module`` to ``path`` as ONNX, its weights to ``<path>.data`` beside it.
+def export_module(
+    module: nn.Module,
+    inputs: Mapping[str, GraphInput],
+    outputs: Mapping[str, Axes],
+    path: Path,
+    deferred: Deferred | None = None,
+) -> None:
+    """Write ``module`` to ``path`` as ONNX, its weights to ``<path>.data`` beside it, one after another.
 
     ``inputs`` are passed by name, in the order of ``module.forward``; ``outputs`` names the results and their axes in
-    their order. Raises torch.onnx's own errors: a graph that does not export is a defect of ours, not of a user.
+    their order. deferred: the mode that ``module`` was built in, if in one. Raises torch.onnx's own errors: a graph that
+    does not export is a defect of ours, not of a user.
     """
     module = module.eval().requires_grad_(False)
     program = torch.export.export(
@@ -47,13 +56,18 @@ def export_module(module: nn.Module, inputs: Mapping[str, GraphInput], outputs: 
         prefer_deferred_runtime_asserts_over_guards=True,
     )
     with _quiet():
-        onnx_program = _to_onnx(program, inputs, outputs, optimize=True)
+        onnx_program = _to_onnx(program, inputs, outputs, module, deferred)
+        onnx_program.optimize()
     _name_axes(onnx_program.model.graph, inputs, outputs)
     onnx_program.save(str(path), external_data=True)
 
 
 def export_shape_free(
-    module: nn.Module, inputs: Mapping[str, GraphInput], outputs: Mapping[str, Axes], path: Path
+    module: nn.Module,
+    inputs: Mapping[str, GraphInput],
+    outputs: Mapping[str, Axes],
+    path: Path,
+    deferred: Deferred | None = None,
 ) -> None:
     """As ``export_module``, several times faster, for a module that leaves no size in its trace (see ``shape_free``).
 
@@ -62,7 +76,7 @@ def export_shape_free(
     with _quiet():
         examples = arguments_of(module, {name: value.example.contiguous() for name, value in inputs.items()})
         module = module.eval().requires_grad_(False)
-        onnx_program = _to_onnx(module, inputs, outputs, args=(), kwargs=examples, optimize=False)
+        onnx_program = _to_onnx(module, inputs, outputs, module, deferred, args=(), kwargs=examples)
         graph = onnx_program.model.graph
         for node in graph.all_nodes():
             for value in node.outputs:
@@ -76,19 +90,24 @@ def _to_onnx(
     traced: nn.Module | torch.export.ExportedProgram,
     inputs: Mapping[str, GraphInput],
     outputs: Mapping[str, Axes],
+    module: nn.Module,
+    deferred: Deferred | None,
     **options: Any,
 ) -> torch.onnx.ONNXProgram:
-    """``torch.onnx.export`` as every graph of ours wants it."""
+    """``torch.onnx.export`` as every graph of ours wants it, not optimised; ``traced`` is ``module`` or made of it."""
     onnx_program = torch.onnx.export(
         traced,
         input_names=list(inputs),
         output_names=list(outputs),
         opset_version=OPSET,
         dynamo=True,
+        optimize=False,
         verbose=False,
         **options,
     )
     assert onnx_program is not None
+    if deferred is not None:
+        deferred.fill(module, onnx_program.model.graph)
     return onnx_program
 
 
