@@ -16,6 +16,7 @@ from anyflow_rt.engines.geometry import LatentSize, latent_size
 from anyflow_rt.engines.manifest import EngineRecord
 from anyflow_rt.errors import UsageError
 from anyflow_rt.input.source import load_source
+from anyflow_rt.prompt import PromptTokenizer
 from anyflow_rt.request import Request, make_request
 from anyflow_rt.working_memory import check_memory
 
@@ -30,15 +31,17 @@ def admit(
     precision: str,
     output: str,
     record: EngineRecord | None = None,
+    tokenizer: PromptTokenizer | None = None,
     **options: Any,
 ) -> Request:
     """The checked request of a call on ``bundle``. output: ``frames``, ``latents`` or ``file``. record: the manifest's
-    engine that runs, where it has files of its own. Raises UsageError."""
+    engine that runs, where it has files of its own. tokenizer: the bundle's, where prompts are to be held against what
+    that engine takes. Raises UsageError."""
     architecture = bundle.architecture
     request = make_request(prompt, default_size=bundle.defaults.size, shift=architecture.scheduler.shift, **options)
     latent = latent_size(architecture, request.size)
     if record is not None and registry.is_tensorrt(record.engine):
-        _check_built(bundle, record, request, latent)
+        _check_built(bundle, record, request, latent, tokenizer)
     if request.source is not None:
         given = load_source(request.source, request.size, bundle.defaults.fps, _most_given(architecture, latent))
         request = replace(request, context=given)
@@ -61,12 +64,15 @@ def _most_given(architecture: Architecture, latent: LatentSize) -> int:
     return max(0, (kept - 1) * FRAMES_PER_LATENT + 1)
 
 
-def _check_built(bundle: Bundle, record: EngineRecord, request: Request, latent: LatentSize) -> None:
+def _check_built(
+    bundle: Bundle, record: EngineRecord, request: Request, latent: LatentSize, tokenizer: PromptTokenizer | None
+) -> None:
     """Refuse what the TensorRT engines of ``record`` were not built for."""
     from anyflow_rt.engines.tensorrt.limits import check_call
     from anyflow_rt.engines.tensorrt.record import read_facts
 
     file = bundle.engine_path(record, "denoiser")
+    prompts = (*request.prompts, *(request.negative_prompts or ()))
     check_call(
         read_facts(file.parent),
         file,
@@ -74,6 +80,7 @@ def _check_built(bundle: Bundle, record: EngineRecord, request: Request, latent:
         videos=request.videos,
         max_sequence_length=request.max_sequence_length,
         given=request.source is not None,
+        tokens=1 if tokenizer is None else tokenizer.longest(prompts, request.max_sequence_length),
     )
 
 

@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from anyflow_rt.build import BuildReport, make_engines, tell_of_kept
 from anyflow_rt.build_estimate import Estimate, WantedEngine, estimate
 from anyflow_rt.build_plan import for_size, refuse_causal, resolve_engines
+from anyflow_rt.choice import SIZES
+from anyflow_rt.engines import registry
 from anyflow_rt.engines.builders import BuildSource, Progress, require_builder_packages
 from anyflow_rt.engines.bundle import Bundle, read_manifest
 from anyflow_rt.engines.bundle_survey import survey
 from anyflow_rt.engines.bundle_writer import BundleWriter
 from anyflow_rt.engines.export import component_names
+from anyflow_rt.engines.geometry import VideoSize, latent_size
+from anyflow_rt.engines.manifest import Defaults
 from anyflow_rt.engines.mend import rebuild_command
 from anyflow_rt.engines.paths import check_path
 from anyflow_rt.engines.targets import CPU
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.engines.text_weights import text_weights_of
-from anyflow_rt.errors import BundleError
+from anyflow_rt.errors import BundleError, UsageError
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """Which engines to add to the bundle ``bundle``; targets, engine, precision and tensorrt as of ``BuildOptions``.
-    force: also those that are there.
+    force: also those that are there. num_frames, height, width: that they are made for; None is the bundle's own.
     """
 
     bundle: Path
@@ -39,13 +43,22 @@ class EngineOptions:
     precision: str | None = None
     force: bool = False
     tensorrt: TensorRtSettings = field(default_factory=TensorRtSettings)
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Those that are given."""
+        return {name: value for name in SIZES if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """The bundle that is there, the engines that are asked for, those of them to be made, and what these take."""
+    """The bundle that is there, the size and the engines that are asked for, those to be made, and what they take."""
 
     bundle: Bundle
+    size: VideoSize
     asked: tuple[WantedEngine, ...]
     wanted: tuple[WantedEngine, ...]
     estimate: Estimate
@@ -66,9 +79,25 @@ def plan_engines(options: EngineOptions) -> EnginePlan:
     refuse_causal(bundle.architecture, resolved)
     options.tensorrt.check_used({each.target: each.engine for each in resolved})
     text = text_weights_of(bundle.manifest.components)
-    asked = tuple(for_size(each, bundle.architecture, bundle.defaults, options.tensorrt, text) for each in resolved)
+    defaults = _defaults(bundle, options.sizes, resolved)
+    asked = tuple(for_size(each, bundle.architecture, defaults, options.tensorrt, text) for each in resolved)
     wanted = tuple(each for each in asked if options.force or each.key not in found.engines)
-    return EnginePlan(bundle, asked, wanted, estimate(bundle.architecture, exports=False, engines=wanted))
+    return EnginePlan(
+        bundle, defaults.size, asked, wanted, estimate(bundle.architecture, exports=False, engines=wanted)
+    )
+
+
+def _defaults(bundle: Bundle, sizes: dict[str, int], engines: Sequence[WantedEngine]) -> Defaults:
+    """The bundle's, with the size that engines are to be made for. Raises UsageError where the checkpoint cannot make
+    it, or one of ``engines`` is made for no size."""
+    if not sizes:
+        return bundle.defaults
+    if any(not registry.is_tensorrt(each.engine) for each in engines):
+        others = ", ".join(str(each) for each in engines if not registry.is_tensorrt(each.engine))
+        raise UsageError(f"engines for {others} take every size; leave out {', '.join(sizes)}, or that target")
+    size = replace(bundle.defaults.size, **sizes)
+    latent_size(bundle.architecture, size)
+    return replace(bundle.defaults, **asdict(size))
 
 
 def add_engines(
@@ -101,7 +130,7 @@ def add_engines(
         writer.require_space(plan.estimate.disk)
         if plan.estimate.seconds:
             report(f"this takes {plan.estimate}")
-        source = BuildSource(None, writer.draft(), options.tensorrt, progress)
+        source = BuildSource(None, writer.draft(), options.tensorrt, progress, plan.size)
         compiled = make_engines(writer, source, plan.wanted, report)
         made = writer.commit()
     return BuildReport(made.path, made.id, changed=True, compiled=compiled, seconds=time.perf_counter() - start)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from anyflow_rt.engines import registry
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.geometry import VideoSize, latent_size
 from anyflow_rt.engines.gpu import present_target
 from anyflow_rt.engines.manifest import EngineRecord
 from anyflow_rt.engines.mend import build_command
@@ -19,6 +20,7 @@ INTERPRETED = "TRITON_INTERPRET"
 """Where this is 1, Triton's kernels run on a CPU, in Python, even beside a GPU: enough for the smallest checkpoints.
 
 That is far too slow to be taken unless ``triton`` is asked for by name."""
+SIZES = ("num_frames", "height", "width")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Call:
     height: int | None = None
     width: int | None = None
     videos: int = 1
+
+    def size(self, default: VideoSize) -> VideoSize:
+        """Of its videos, where those that say nothing are of the size ``default``."""
+        given = {name: value for name in SIZES if (value := getattr(self, name)) is not None}
+        return replace(default, **given)
 
 
 USUAL_CALL = Call()
@@ -55,11 +62,13 @@ def choose(
     Of several engines for the GPU, the first that is built for ``call``, made of the text encoder that the bundle has
     now, without what is still on trial; where none is built for it, the run itself says what to do.
 
-    Raises UsageError for names that are none; for a GPU's engine EngineError without a GPU, BundleError where the
-    bundle has none for it. Each names the mend.
+    Raises UsageError for names that are none and for sizes that the checkpoint cannot make; for a GPU's engine
+    EngineError without a GPU, BundleError where the bundle has none for it. Each names the mend.
     """
     if engine is not None:
         registry.check_engine_name(engine)
+    if call != USUAL_CALL:
+        latent_size(bundle.architecture, call.size(bundle.defaults.size))
     if engine is None or registry.for_gpu(engine):
         record = _record(bundle, engine, precision, call)
         if record is not None:
@@ -97,11 +106,9 @@ def _record(bundle: Bundle, engine: str | None, precision: str | None, call: Cal
 def _unfit(bundle: Bundle, record: EngineRecord, target: str | None, call: Call) -> tuple[bool | int | str, ...]:
     """What speaks against ``record``, the gravest first."""
     name = read_profile_name(record.profile)
-    size = bundle.defaults.size
-    given = {key: value for key in ("num_frames", "height", "width") if (value := getattr(call, key)) is not None}
     int8 = text_weights_of(bundle.manifest.components) == INT8
     return (
-        not name.takes(replace(size, **given), call.videos),
+        not name.takes(call.size(bundle.defaults.size), call.videos),
         record.precision != registry.default_precision(record.engine)[0],
         record.engine,
         bool(name.sizes) and (f"{INT8}_text" in name.marks) != int8,

@@ -11,7 +11,7 @@ from anyflow_rt.engines.bundle import Bundle, read_manifest
 from anyflow_rt.engines.export import EXPORT_VERSION
 from anyflow_rt.engines.locations import default_bundle_path
 from anyflow_rt.engines.manifest import bundle_id
-from anyflow_rt.errors import BundleError
+from anyflow_rt.errors import BundleError, UsageError
 from anyflow_rt.runtime import Runtime
 from anyflow_rt.shipped import SHAPES_CHECKPOINT, shipped, shipped_hash
 
@@ -27,6 +27,10 @@ def load(
     precision: str | None = None,
     prompt_cache: str | Path | None = None,
     residency: str | None = None,
+    num_frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    num_videos: int = 1,
 ) -> Runtime:
     """Open a bundle that ``anyflow-rt build`` made, ready to generate.
 
@@ -37,13 +41,27 @@ def load(
     prompt_cache: a directory where prompt embeddings are kept, so that a prompt that is in it needs no text encoder,
     which is then not opened; None (default) keeps none. residency: ``resident`` keeps all engines open, ``sequential``
     those of one stage at a time, ``streaming`` does so with TensorRT's weight streaming; None (default) is the first
-    that fits the GPU's memory.
+    that fits the GPU's memory. num_frames, height, width: of the videos that calls will ask for, None (default) for the
+    bundle's own; num_videos: of one call, all prompts together, 1 by default. Of several engines that the bundle has
+    for the GPU, one is taken that is built for them; each call says its own all the same.
 
-    Raises UsageError for a bundle that is no path and for an engine or precision of no known name, BundleError for a
+    Raises UsageError for a bundle that is no path, for an engine or precision of no known name and for a size that the
+    checkpoint cannot make, BundleError for a
     bundle that is missing, damaged or of another schema, MissingPackageError for an engine that is not installed,
     EngineError for a precision this processor does not have or a GPU that is not there; all say what to do.
     """
-    runtime = open_runtime(bundle, engine=engine, precision=precision, prompt_cache=prompt_cache, residency=residency)
+    if isinstance(num_videos, bool) or not isinstance(num_videos, int) or num_videos < 1:
+        raise UsageError(f"num_videos is {num_videos!r}; give a whole number of at least 1")
+    sized = (num_frames, height, width) != (None, None, None)
+    runtime = open_runtime(
+        bundle,
+        engine=engine,
+        precision=precision,
+        specialize=not sized and num_videos == 1,
+        prompt_cache=prompt_cache,
+        residency=residency,
+        meant_for=Call(num_frames, height, width, num_videos),
+    )
     try:
         runtime.wait()
     except BaseException:

@@ -103,6 +103,11 @@ class PromptTokenizer:
             raise BundleError(f"the tokenizer {path} has no pad token; {mend_of(Path(path))}")
         self._tokenizer.no_padding()
 
+    def longest(self, prompts: Sequence[str], max_sequence_length: int = 512) -> int:
+        """Positions that ``__call__`` would give the longest of these prompts; nothing is warned of."""
+        self._tokenizer.enable_truncation(max_length=check_sequence_length(max_sequence_length))
+        return max([1, *(len(encoding) for encoding in self._tokenizer.encode_batch(list(prompts)))])
+
     def __call__(self, prompts: Sequence[str], max_sequence_length: int = 512) -> TokenBatch:
         """Tokens of already cleaned prompts, closing token included, at most ``max_sequence_length`` a prompt.
 

@@ -13,7 +13,8 @@ def decide_residency(bundle: Bundle, chosen: Choice, asked: str | None, *, singl
     """One of ``RESIDENCIES`` for ``bundle`` on the ``chosen`` engine; ``asked`` None is for this to choose.
 
     single_use: one call is all there will be; nothing is gained by keeping an engine after its stage.
-    Raises UsageError for a name that is none, and for ``streaming`` where no weights can be streamed.
+    Raises UsageError for a name that is none, and for ``streaming`` where no weights can be streamed; for TensorRT's
+    EngineError where they cannot run here, or the GPU has too little memory, before any of them is opened.
     """
     if asked is not None and asked not in RESIDENCIES:
         raise UsageError(f"unknown residency {asked!r}; choose from {', '.join(RESIDENCIES)}")
@@ -22,6 +23,9 @@ def decide_residency(bundle: Bundle, chosen: Choice, asked: str | None, *, singl
     usual = SEQUENTIAL if single_use else RESIDENT
     if chosen.record is None or not registry.is_tensorrt(chosen.engine):
         return usual if asked is None else asked
+    from anyflow_rt.engines.tensorrt.requirements import require_runnable
     from anyflow_rt.engines.tensorrt.residency import fitting_residency
 
-    return fitting_residency(bundle.engine_path(chosen.record, "denoiser"), asked, usual)
+    file = bundle.engine_path(chosen.record, "denoiser")
+    require_runnable(chosen.engine, file)
+    return fitting_residency(file, asked, usual)

@@ -411,5 +411,6 @@ class Runtime:
             precision=self.precision,
             output=output,
             record=self._record,
+            tokenizer=self._loaded.tokenizer,
             **options,
         )

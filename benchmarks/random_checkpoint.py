@@ -1,7 +1,7 @@
 """A checkpoint of any size with random weights, written straight to safetensors: no network is ever in memory.
 
 The VAE, unless another is asked for, the tokenizer and the scheduler are those of the shapes checkpoint; the
-encoder tiny but for its width, so that what is measured is the denoiser.
+text encoder, unless another is asked for, is tiny but for its width, so that what is measured is the denoiser.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def write_random_checkpoint(
 ) -> Path:
     """Write a checkpoint into the new ``directory``, its denoiser configured by ``transformer``, in bf16 shards.
 
-    Keys of ``transformer``, ``vae`` and ``text_encoder`` not given are those of the shapes checkpoint, whose own VAE is taken where
-    ``vae`` is None. The same arguments give the same weights.
+    Keys of ``transformer``, ``vae`` and ``text_encoder`` not given are those of the shapes checkpoint, whose own VAE is
+    taken where ``vae`` is None. The same arguments give the same weights.
     """
     shutil.copytree(SHAPES_CHECKPOINT, directory)
     (directory / "anyflow_rt.json").unlink(missing_ok=True)

@@ -20,6 +20,7 @@ BENCHMARKS = {
     "memory": "anyflow_rt.benchmarks.memory",
     "export": "anyflow_rt.benchmarks.export",
     "gpu-build": "anyflow_rt.benchmarks.gpu_build",
+    "text-encoder-build": "anyflow_rt.benchmarks.text_encoder_build",
     "plans": "anyflow_rt.benchmarks.budget.plans",
     "causal-speed": "anyflow_rt.benchmarks.causal.speed",
     "causal-chunks": "anyflow_rt.benchmarks.causal.chunks",
@@ -29,7 +30,7 @@ BENCHMARKS = {
 }
 """name -> module with ``run(conditions) -> Outcome``."""
 DEFAULT = ("speed", "denoiser", "cold-start", "memory")
-"""All but those that take minutes: two of them gigabytes of disk, another times nothing."""
+"""All but those that take minutes: three of them gigabytes of disk, another times nothing."""
 GROUPS = {"causal": tuple(name for name in BENCHMARKS if name.startswith("causal-"))}
 """name -> those that it stands for."""
 

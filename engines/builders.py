@@ -23,12 +23,14 @@ class BuildSource:
 
     checkpoint None: only the graphs are here, for builders that take them. tensorrt: what was chosen about engines of
     TensorRT; the others read none of it. progress: gets what is being made, how many parts of it are, and of how many.
+    size: that engines are made for; None is the bundle's own.
     """
 
     checkpoint: Checkpoint | None
     bundle: Bundle
     tensorrt: TensorRtSettings = field(default_factory=TensorRtSettings)
     progress: Progress = lambda what, done, total: None
+    size: VideoSize | None = None
 
 
 @dataclass(frozen=True)

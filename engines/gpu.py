@@ -9,6 +9,7 @@ from pathlib import Path
 from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels.driver import open_driver
 
+_BUS_ID_BYTES = 32
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h."""
 
@@ -37,3 +38,15 @@ def present_target() -> str | None:
         if driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device):
             return None
     return f"sm_{major.value}{minor.value}"
+
+
+@functools.cache
+def present_bus_id() -> str | None:
+    """Where the first visible GPU is on the PCI bus, ``0000:65:00.0`` and the like: what CUDA_VISIBLE_DEVICES changes
+    and other interfaces of the driver do not look at. None as of ``present_target``."""
+    if present_target() is None:
+        return None
+    driver, device, place = open_driver(), ctypes.c_int(), ctypes.create_string_buffer(_BUS_ID_BYTES)
+    if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetPCIBusId(place, _BUS_ID_BYTES, device):
+        return None
+    return place.value.decode("ascii")

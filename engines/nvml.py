@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anyflow_rt.engines.gpu import present_bus_id
+
 DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
 """What NVIDIA's driver makes on Linux: on its own, under WSL, on Jetson."""
 
@@ -62,12 +64,16 @@ def event_names(bits: int) -> tuple[str, ...]:
 
 
 class GpuMeter:
-    """The first GPU from now on: ``read`` gives the figures since then, None where nobody can be asked."""
+    """CUDA's first visible GPU from now on: ``read`` gives the figures since then, None where nobody can be asked.
+
+    NVML counts all GPUs of the machine, whatever CUDA_VISIBLE_DEVICES says: the one is found by its place on the bus.
+    """
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
         self._nvml = self._stack.enter_context(open_nvml())
-        self._handle = None if self._nvml is None else self._ask(lambda: self._nvml.nvmlDeviceGetHandleByIndex(0))
+        place = None if self._nvml is None else present_bus_id()
+        self._handle = None if place is None else self._ask(lambda: self._nvml.nvmlDeviceGetHandleByPciBusId(place))
         self._before = None if self._handle is None else self._joules()
 
     def read(self) -> GpuFigures | None:

@@ -211,7 +211,7 @@ FLAGS = {
     "build": "--ckpt --revision --out --target --engine --precision --height --width --num-frames --onnx-only "
     "--bundle --text-weights --dry-run --force --check-parity --no-check-parity --calibrate --no-calibrate "
     "--smallest --largest --batch --prompt-lengths --cross-keys --optimization-level --weight-streaming --refit "
-    "--version-compatible --hardware --triton-kernels",
+    "--strip --version-compatible --hardware --triton-kernels",
     "run": "--prompt --bundle --output --steps --budget --confidence --strict-budget --min-steps --max-steps --preview "
     "--seed --height --width --num-frames --num-videos --image --video --fit --stream --fps-deadline --negative-prompt "
     "--guidance-scale --max-sequence-length --euler --fps --quality --engine --precision --prompt-cache --residency",

@@ -32,7 +32,8 @@ SIZE = VideoSize(9, 64, 64)
 TARGETS = PACKAGE_TARGETS[RTX]
 ONE_LENGTH = TensorRtSettings(prompt_lengths=(32,))
 WIDE_TARGET = "sm_89"
-"""The target that configurations, settings and mistakes are tried on; all others get the shapes checkpoint."""
+"""The target that settings and mistakes are tried on; the others get the shapes checkpoint, and random ones in
+``test_tensorrt_targets``."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,17 +75,6 @@ def test_the_shapes_checkpoint(component: str, target: str, tmp_path: Path) -> N
     # What is not marked as decomposable and was built is a fused kernel: anything else fails the build.
     assert typed.fused == fused
     assert typed.decomposed == (1 if component.startswith("vae") else 0), "the VAE's attention has a single head"
-
-
-@pytest.mark.parametrize("configuration", ["no_cross_norm", "three_scales", "residual_patched_vae"])
-def test_across_the_configuration_space(configuration: str, tmp_path: Path) -> None:
-    bundle = Bundle.open(random_bundle(configuration).path)
-    for component in RUN_COMPONENTS:
-        graph = bundle.component_path(component)
-        typed, engine = built(tmp_path, component, graph, bundle.architecture, WIDE_TARGET)
-        assert engine.size > 0
-        if component == "denoiser":
-            assert (typed.fused, typed.decomposed) == (2 * bundle.architecture.transformer.num_layers, 0)
 
 
 def test_a_single_head_is_taken_apart_and_said(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from support.commands import fails
 
 from anyflow_rt.admission import admit
 from anyflow_rt.build_plan import BuildOptions, plan_build
+from anyflow_rt.choice import Call, choose
 from anyflow_rt.cli.main import main
 from anyflow_rt.engines.builders import builder_for, default_builder
 from anyflow_rt.engines.bundle import Bundle
@@ -34,6 +35,9 @@ from anyflow_rt.engines.tensorrt.requirements import check_requirements, distrib
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.engines.text_weights import text_weights_of
 from anyflow_rt.errors import EngineError, MissingPackageError, UsageError
+from anyflow_rt.loading import load
+from anyflow_rt.prompt import PromptTokenizer
+from anyflow_rt.runtime import Runtime
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec(RTX) is None,
@@ -83,6 +87,9 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
 
     asked = {"engine": RTX, "precision": "bf16", "output": "frames", "record": second}
     assert admit(bundle, "a", **asked).videos == 1
+    told = " ".join(["a circle over"] * 60)
+    with pytest.raises(UsageError, match=r"longest prompt has \d+ tokens and the engine .* takes up to 32; shorten it"):
+        admit(bundle, told, tokenizer=PromptTokenizer(bundle.tokenizer_path), **asked)
     for options, words in (
         ({"num_videos": 2}, "takes 1; ask for fewer, or make it with .* --batch 2 --prompt-lengths 32 --force$"),
         ({"num_frames": 5}, "3x8x8 and the size that was asked for has 2x8x8"),
@@ -98,6 +105,34 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
     shown = capsys.readouterr()
     assert "attention: 0 fused, 2 not" in shown.err and "MB of weights, " in shown.err and " MB to work in" in shown.err
     assert set(json.loads(shown.out)["engines"][0]["components"]) == set(RUN_COMPONENTS)
+
+    # What engines need of a machine is asked before any of them is opened.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anyflow_rt.choice.present_target", lambda: "sm_89")
+        patch.setattr("anyflow_rt.engines.tensorrt.requirements.present_target", lambda: "sm_89")
+        patch.setattr("anyflow_rt.engines.tensorrt.requirements.driver_version", lambda: "470.1")
+        patch.setattr("anyflow_rt.engines.registry.open_engine", lambda *_, **__: pytest.fail("an engine is opened"))
+        with pytest.raises(EngineError, match=r"driver is 470.1 and .* needs 5[38][05] or later"):
+            Runtime(bundle)
+        with pytest.raises(UsageError, match="height 65 is not a multiple of 16"):
+            load(made.path, height=65)
+        with pytest.raises(UsageError, match="num_videos is 0; give a whole number"):
+            load(made.path, num_videos=0)
+
+    # An engine of another size, of the same graphs; and the one that is taken for it.
+    other = ["build", "--bundle", str(made.path), "--prompt-lengths", "32", "--optimization-level", "0"]
+    other += ["--num-frames", "5"]
+    fails(capsys, [*other, "--target", "cpu"], "take every size; leave out num_frames, or that target")
+    fails(capsys, [*other[:-1], "6", "--target", "sm_89"], "num_frames 6 is not 4n + 1")
+    assert main([*other, "--target", "sm_89", "--json"]) == 0
+    assert not json.loads(capsys.readouterr().out)["exported"]
+    bundle = Bundle.open(made.path)
+    assert bundle.defaults.num_frames == 9, "what a run makes that says nothing is as it was"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anyflow_rt.choice.present_target", lambda: "sm_89")
+        found = [choose(bundle, call=Call(num_frames=frames)).record for frames in (5, None)]
+    assert [each.profile for each in found if each is not None] == ["5x64x64", "9x64x64"]
+    before = contents(made.path)
 
     # Here is no GPU: nothing of them is loaded, and the message says what to do.
     fails(capsys, ["run", "--bundle", str(made.path), "--prompt", "a", "--engine", RTX], "needs an NVIDIA GPU", code=1)
@@ -115,6 +150,10 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
     )
     fails(capsys, command(made, "--target", "sm_89", "--version-compatible"), "use --engine tensorrt")
     fails(capsys, command(made, "--target", "sm_89", "--refit"), "builds no engine with refit; leave it out")
+    words = (
+        "builds no engine with strip, as it needs an NVIDIA GPU to build one; leave it out, or use --engine tensorrt"
+    )
+    fails(capsys, command(made, "--target", "sm_89", "--strip"), words)
     ask = ["--target", "sm_89", "--smallest", "5x32x32", "--largest"]
     fails(capsys, command(made, *ask, "5x64x64"), "num_frames is 9, the smallest 5 and the largest 5; engines are")
     fails(capsys, command(made, *ask, "13x64x72"), "width 72 is not a multiple of 16")
@@ -341,7 +380,7 @@ WHOLE = json.loads(json.dumps({"schema": SCHEMA, **vars(FACTS)}))
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({}, "its schema is None and this anyflow-rt reads 2"),
+        ({}, f"its schema is None and this anyflow-rt reads {SCHEMA}"),
         ({**WHOLE, "schema": 1}, "its schema is 1"),
         ({**WHOLE, "odd": 1}, "it has an unknown odd"),
         ({**WHOLE, "version": 3}, "it: version is 3"),
@@ -371,17 +410,18 @@ def test_the_mend_makes_the_same_engine_again(tmp_path: Path) -> None:
     manifest = {"defaults": {"num_frames": 9, "height": 64, "width": 64}, "checkpoint": {"id": "a/b", "revision": None}}
     (tmp_path / "b" / MANIFEST_NAME).write_text(json.dumps(manifest))
     small, large = VideoSize(5, 64, 64), VideoSize(9, 64, 64)
-    settings = TensorRtSettings(small, large, 2, (32, 64), "all", 0, refit=True, triton_kernels="norms")
+    settings = TensorRtSettings(small, large, 2, (32, 64), "all", 0, refit=True, strip=True, triton_kernels="norms")
     replace(FACTS, package=ENTERPRISE, settings=asdict(settings)).write(engine.parent)
     same = "--precision bf16 --smallest 5x64x64 --largest 9x64x64 --batch 2 --prompt-lengths 32,64 --cross-keys all"
     assert engine_mend(engine) == (
         f"make it with  anyflow-rt build --bundle {tmp_path}/b --target sm_90 --engine tensorrt {same} "
-        "--optimization-level 0 --refit --triton-kernels norms --force"
+        "--optimization-level 0 --refit --strip --triton-kernels norms --force"
     )
+    assert "--strip" not in engine_mend(engine, strip=False)
     assert engine_mend(engine, weight_streaming=True, batch=1).count(" --weight-streaming") == 1
     assert "--refit" not in engine_mend(engine, target="sm_89", engine=RTX, force=False)
     other = engine.parent.rename(engine.parent.with_name("tensorrt-bf16-17x64x64")) / "denoiser.engine"
-    assert f"build --ckpt a/b --out {tmp_path}/b --num-frames 17 --height 64 --width 64 --targ" in engine_mend(other)
+    assert f"build --bundle {tmp_path}/b --num-frames 17 --height 64 --width 64 --target" in engine_mend(other)
 
 
 @pytest.mark.parametrize(
@@ -389,6 +429,8 @@ def test_the_mend_makes_the_same_engine_again(tmp_path: Path) -> None:
     [
         ({}, None),
         ({"given": True}, "TensorRT engines have no encoder for a picture or a clip .*--engine openvino"),
+        ({"tokens": 512}, None),
+        ({"tokens": 600}, "has 600 tokens and the engine .* takes up to 512; shorten it, or "),
         ({"videos": 3}, "3 videos at once were asked for and the engine takes 1; ask for fewer, or "),
         ({"latent": LatentSize(5, 16, 8, 8)}, "takes latents of frames x height x width 3x8x8 and .* has 5x8x8; ask"),
     ],

@@ -24,6 +24,9 @@ OBJECTS = {
     "config": ("IBuilderConfig", "IRuntimeConfig"),
     "network": ("INetworkDefinition",),
     "_parser": ("OnnxParser",),
+    "parser": ("OnnxParser",),
+    "parser_refitter": ("OnnxParserRefitter",),
+    "refitter": ("Refitter",),
     "profile": ("IOptimizationProfile",),
     "engine": ("ICudaEngine",),
     "_engine": ("ICudaEngine",),
@@ -38,6 +41,7 @@ OBJECTS = {
 }
 """What variables of these names hold, in the files that talk to TensorRT."""
 TALKING = {"compiler.py", "network.py", "device.py", "contexts.py", "runtime_cache.py", "memory.py", "runner.py"}
+TALKING |= {"refit.py"}
 PLUGIN = "plugin."
 """What begins so is of the module ``tensorrt.plugin``, which the enterprise package alone has."""
 
@@ -99,6 +103,7 @@ def test_names_exist(package: str) -> None:
         if (package == "tensorrt_rtx" or name.split(".")[0] not in ONLY_RTX)
         and (package == "tensorrt" or not name.startswith(PLUGIN))
     ]
+    attributes |= {("parser_refitter", name) for holder, name in attributes if holder == "parser"}  # it is given as one
     kinds = [
         (attribute, OBJECTS[holder])
         for holder, attribute in sorted(attributes)

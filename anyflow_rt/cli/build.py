@@ -46,9 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="openvino, onnxruntime; for a GPU tensorrt_rtx, triton, tensorrt (default: the first that fits)",
     )
     parser.add_argument("--precision", help="fp32, bf16 or fp16 (default: bf16 where the target has it)")
-    parser.add_argument("--height", type=whole_number, help="pixels of a run that does not say")
-    parser.add_argument("--width", type=whole_number, help="pixels of a run that does not say")
-    parser.add_argument("--num-frames", type=whole_number, help="frames of a run that does not say")
+    parser.add_argument(
+        "--height", type=whole_number, help="pixels of a run that does not say; with --bundle of the engines"
+    )
+    parser.add_argument("--width", type=whole_number, help="pixels, likewise")
+    parser.add_argument("--num-frames", type=whole_number, help="frames, likewise")
     parser.add_argument(
         "--text-weights",
         help="of the text encoder: stored (default), or int8: half the memory, 0.4%% off",
@@ -113,9 +115,6 @@ CHECKPOINT_ONLY = (
     "ckpt",
     "revision",
     "out",
-    "height",
-    "width",
-    "num_frames",
     "onnx_only",
     "text_weights",
     "check_parity",
@@ -140,6 +139,9 @@ def _add_engines(options: argparse.Namespace) -> dict[str, Any]:
         options.precision,
         options.force,
         tensorrt_settings(options),
+        options.num_frames,
+        options.height,
+        options.width,
     )
     if options.dry_run:
         plan = plan_engines(wanted)

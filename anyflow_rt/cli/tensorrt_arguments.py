@@ -32,6 +32,7 @@ def add_tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--optimization-level", type=whole_number, help="0 to 5; higher builds longer")
     group.add_argument("--weight-streaming", action="store_true", help="weights need not all fit the GPU")
     group.add_argument("--refit", action="store_true", help="weights can be replaced in the engine")
+    group.add_argument("--strip", action="store_true", help="engines without weights, which loading takes from onnx/")
     group.add_argument("--version-compatible", action="store_true", help="runs with later versions of the package too")
     group.add_argument(
         "--hardware", default="none", help="none, ampere_plus or same_compute_capability (enterprise TensorRT)"
@@ -56,6 +57,7 @@ def tensorrt_settings(options: argparse.Namespace) -> TensorRtSettings:
         optimization_level=options.optimization_level,
         weight_streaming=options.weight_streaming,
         refit=options.refit,
+        strip=options.strip,
         version_compatible=options.version_compatible,
         hardware=options.hardware,
         triton_kernels=options.triton_kernels,

@@ -43,8 +43,8 @@ def export_module(
     """Write ``module`` to ``path`` as ONNX, its weights to ``<path>.data`` beside it, one after another.
 
     ``inputs`` are passed by name, in the order of ``module.forward``; ``outputs`` names the results and their axes in
-    their order. deferred: the mode that ``module`` was built in, if in one. Raises torch.onnx's own errors: a graph that
-    does not export is a defect of ours, not of a user.
+    their order. deferred: the mode that ``module`` was built in, if in one. Raises torch.onnx's own errors: a graph
+    that does not export is a defect of ours, not of a user.
     """
     module = module.eval().requires_grad_(False)
     program = torch.export.export(

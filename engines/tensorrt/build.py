@@ -55,6 +55,7 @@ def build_engines(
     from anyflow_rt.engines.tensorrt.compiler import compile_engine
 
     bundle, settings = source.bundle, source.tensorrt
+    size = bundle.defaults.size if source.size is None else source.size
     plugins = None
     if settings.triton_kernels != NONE:
         from anyflow_rt.engines.tensorrt.plugins import register_plugins
@@ -74,7 +75,7 @@ def build_engines(
                 settings.cross_keys,
                 settings.triton_kernels,
             )
-            wanted = profiles(component, graph.path, bundle.architecture, bundle.defaults.size, settings)
+            wanted = profiles(component, graph.path, bundle.architecture, size, settings)
             try:
                 made = compile_engine(
                     trt,
@@ -98,7 +99,8 @@ def build_engines(
                 kernels=dict(graph.kernels),
                 layers=made.layers,
                 bytes=made.size,
-                weights=made.weights,
+                # An engine without its weights may tell none, and has them once it is loaded.
+                weights=_weight_bytes(graph.path) if made.weights is None and settings.strip else made.weights,
                 working=made.working,
                 ports=made.ports,
                 seconds=round(time.perf_counter() - start, 3),
@@ -112,6 +114,11 @@ def build_engines(
     components = {name: asdict(component) for name, component in built.items()}
     EngineFacts(engine, trt.__version__, target, precision, asdict(settings), components).write(folder)
     return {engine: trt.__version__}
+
+
+def _weight_bytes(graph: Path) -> int:
+    """Of the weights beside a typed graph."""
+    return sum(path.stat().st_size for path in graph.parent.glob(f"{graph.name}.data"))
 
 
 def _plain(profile: Profile) -> dict[str, Any]:

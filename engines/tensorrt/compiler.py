@@ -72,7 +72,7 @@ def compile_engine(
                 "build without --triton-kernels, or with another version of the package"
             )
         config = builder.create_builder_config()
-        _configure(trt, config, target, settings)
+        configure(trt, config, target, settings)
         ports = _port_bytes(parsed.network, profiles[-1].largest)
         _add_profiles(builder, config, parsed.network, profiles)
         cache = _read_timing_cache(config, timing_cache)
@@ -103,10 +103,14 @@ def compile_engine(
     )
 
 
-def _configure(trt: ModuleType, config: Any, target: str, settings: TensorRtSettings) -> None:
+def configure(trt: ModuleType, config: Any, target: str, settings: TensorRtSettings) -> None:
+    """Tell a builder's ``config`` what to build for, and how."""
     flags = {
         trt.BuilderFlag.WEIGHT_STREAMING: settings.weight_streaming,
         trt.BuilderFlag.REFIT: settings.refit,
+        trt.BuilderFlag.STRIP_PLAN: settings.strip,
+        # Other optimisations than REFIT's are left: with it TensorRT has to expect any weights.
+        trt.BuilderFlag.REFIT_IDENTICAL: settings.strip and not settings.refit,
         trt.BuilderFlag.VERSION_COMPATIBLE: settings.version_compatible,
     }
     for flag, wanted in flags.items():

@@ -8,15 +8,24 @@ from pathlib import Path
 from anyflow_rt.engines.geometry import LatentSize
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.record import EngineFacts
+from anyflow_rt.engines.tensorrt.settings import PROMPT_LENGTHS
 from anyflow_rt.errors import UsageError
 
 
 def check_call(
-    facts: EngineFacts, file: Path, latent: LatentSize, *, videos: int, max_sequence_length: int, given: bool
+    facts: EngineFacts,
+    file: Path,
+    latent: LatentSize,
+    *,
+    videos: int,
+    max_sequence_length: int,
+    given: bool,
+    tokens: int = 1,
 ) -> None:
     """Raise UsageError, with the mend, for a call that the engines beside ``file`` cannot make.
 
-    given: whether it begins with a picture or a clip, whose encoder these engines do not have.
+    given: whether it begins with a picture or a clip, whose encoder these engines do not have. tokens: of the longest
+    prompt.
     """
     if given:
         raise UsageError(
@@ -39,6 +48,12 @@ def check_call(
             "with --num-frames, --height and --width, or a range with --smallest and --largest"
         )
     keys = facts.settings["prompt_lengths"][-1]
+    if tokens > keys:
+        longer = [*facts.settings["prompt_lengths"], next((each for each in PROMPT_LENGTHS if each >= tokens), tokens)]
+        raise UsageError(
+            f"the longest prompt has {tokens} tokens and the engine {file.parent.name} takes up to {keys}; shorten it, "
+            f"or {engine_mend(file, prompt_lengths=longer)}"
+        )
     if facts.settings["cross_keys"] == "all" and max_sequence_length != keys:
         raise UsageError(
             f"the engine {file.parent.name} attends to all of {keys} keys, and max_sequence_length "

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import astuple
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.manifest import MANIFEST_NAME
-from anyflow_rt.engines.mend import mend_of, recorded_checkpoint
+from anyflow_rt.engines.mend import mend_of
 from anyflow_rt.engines.tensorrt.profile_names import read_profile_name
 
 RECORD = "engine.json"
 PORTABLE = ("smallest", "largest", "batch", "prompt_lengths", "cross_keys", "optimization_level", "weight_streaming")
 """Settings that engines of every target and package have."""
-_OWN = ("refit", "version_compatible", "hardware", "triton_kernels")
+_OWN = ("refit", "strip", "version_compatible", "hardware", "triton_kernels")
 _USUAL = {"batch": 1, "prompt_lengths": [32, 64, 128, 256, 512], "cross_keys": "collapsed"}
 _USUAL |= {"hardware": "none", "triton_kernels": "none"}
 
@@ -26,8 +26,7 @@ def engine_mend(
     file: Path, *, target: str | None = None, engine: str | None = None, force: bool = True, **changes: Any
 ) -> str:
     """What to do about a file of an engine that is made of its bundle's graphs: the command that makes that engine
-    again, with its own target, kind and settings, or with others. No checkpoint is needed, unless the engine is for
-    another size than the bundle's own.
+    again, with its own target, kind, size and settings, or with others. No checkpoint is needed.
 
     engine: "" is for the build to choose. changes: settings that are to be others.
     """
@@ -45,16 +44,15 @@ def engine_mend(
 
 
 def _source(bundle: Path, profile: str) -> list[str]:
-    """The flags that say what of: the bundle, or the checkpoint where only that can be built for the engine's size."""
+    """The flags that say what of, and for which size where that is not the bundle's own."""
     sizes = read_profile_name(profile).sizes
     defaults = _read(bundle / MANIFEST_NAME, "defaults")
-    own = tuple(defaults.get(name) for name in ("num_frames", "height", "width"))
-    if len(sizes) != 1 or None in own or astuple(sizes[0]) == own:
-        return ["--bundle", str(bundle)]
-    checkpoint, revision = recorded_checkpoint(bundle)
-    size = zip(("--num-frames", "--height", "--width"), map(str, astuple(sizes[0])), strict=True)
-    words = ["--ckpt", checkpoint, *(["--revision", revision] if revision else []), "--out", str(bundle)]
-    return [*words, *(word for pair in size for word in pair)]
+    own = {name: defaults.get(name) for name in VideoSize.__dataclass_fields__}
+    words = ["--bundle", str(bundle)]
+    if len(sizes) == 1 and None not in own.values() and asdict(sizes[0]) != own:
+        for name, value in asdict(sizes[0]).items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
 
 
 def _flags(settings: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,20 +16,12 @@ class ParsedNetwork:
     """``network``, and what has to live as long as it: the parser, and the pages its weights are read from."""
 
     def __init__(self, trt: ModuleType, builder: Any, logger: Any, path: Path) -> None:
-        import onnx
-
         self._trt = trt
         self.network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         self._parser = trt.OnnxParser(self.network, logger)
-        self._pages: list[np.memmap] = []
-        model = onnx.load(str(path), load_external_data=False)
-        if not self._parser.load_model_proto(path.read_bytes(), str(path)):
-            raise EngineError(self._complaint(path, logger))
-        for name, address, size in self._weights(model, path.parent):
-            if not self._parser.load_initializer(name, address, size):
-                raise EngineError(f"{path.name}: TensorRT does not take the weights {name} ({size} bytes); build again")
+        self._pages = give_graph(self._parser, path, logger, self._whose)
         if not self._parser.parse_model_proto():
-            raise EngineError(self._complaint(path, logger))
+            raise EngineError(complaint(self._parser, path, logger, self._whose))
 
     @property
     def attentions(self) -> int:
@@ -45,26 +36,43 @@ class ParsedNetwork:
     def _count(self, kind: Any) -> int:
         return sum(self.network.get_layer(index).type == kind for index in range(self.network.num_layers))
 
-    def _weights(self, model: Any, folder: Path) -> Iterator[tuple[str, int, int]]:
-        """Name, address and bytes of every weight outside the graph's file."""
-        files: dict[str, np.memmap] = {}
-        for stored in model.graph.initializer:
-            where = {entry.key: entry.value for entry in stored.external_data}
-            if "location" not in where:
-                continue
-            if where["location"] not in files:
-                files[where["location"]] = np.memmap(folder / where["location"], np.uint8, "r")
-                self._pages.append(files[where["location"]])
-            start, size = int(where.get("offset", 0)), int(where["length"])
-            yield stored.name, files[where["location"]].ctypes.data + start, size
+    @property
+    def _whose(self) -> str:
+        return f"TensorRT {self._trt.__version__} does"
 
-    def _complaint(self, path: Path, logger: Any) -> str:
-        found = [self._parser.get_error(index) for index in range(self._parser.num_errors)]
-        errors = [f"{error.desc()} at {_where(error)}" for error in found] or logger.errors
-        return (
-            f"TensorRT {self._trt.__version__} does not take the graph {path.name}: {summary(errors)}; "
-            "try another version of the package, or another engine"
-        )
+
+def give_graph(parser: Any, path: Path, logger: Any, whose: str) -> list[np.memmap]:
+    """Let ``parser``, an ``OnnxParser`` or an ``OnnxParserRefitter``, have the graph ``path`` and its weights.
+
+    The pages that these are read from, which have to live as long as it. Raises EngineError with every error.
+    """
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    if not parser.load_model_proto(path.read_bytes(), str(path)):
+        raise EngineError(complaint(parser, path, logger, whose))
+    files: dict[str, np.memmap] = {}
+    for stored in model.graph.initializer:
+        where = {entry.key: entry.value for entry in stored.external_data}
+        if "location" not in where:
+            continue
+        file = where["location"]
+        if file not in files:
+            files[file] = np.memmap(path.parent / file, np.uint8, "r")
+        start, size = int(where.get("offset", 0)), int(where["length"])
+        if not parser.load_initializer(stored.name, files[file].ctypes.data + start, size):
+            raise EngineError(f"{path.name}: {whose} not take the weights {stored.name} ({size} bytes); build again")
+    return list(files.values())
+
+
+def complaint(parser: Any, path: Path, logger: Any, whose: str) -> str:
+    """Why ``whose`` not take the graph ``path``: every error of ``parser``, else what was logged."""
+    found = [parser.get_error(index) for index in range(parser.num_errors)]
+    errors = [f"{error.desc()} at {_where(error)}" for error in found] or logger.errors
+    return (
+        f"{whose} not take the graph {path.name}: {summary(errors)}; try another version of the package, or another "
+        "engine"
+    )
 
 
 def _where(error: Any) -> str:

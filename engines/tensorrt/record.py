@@ -15,7 +15,7 @@ from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 from anyflow_rt.errors import EngineError
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
+from anyflow_rt.engines.gpu import driver_version, present_target
 from anyflow_rt.engines.tensorrt.mending import engine_mend
-from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS
+from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, import_package
 from anyflow_rt.engines.tensorrt.profile_names import covers
-from anyflow_rt.engines.tensorrt.record import EngineFacts
+from anyflow_rt.engines.tensorrt.record import EngineFacts, read_facts
 from anyflow_rt.errors import EngineError
 
 LEAST_DRIVERS = {13: 580, 12: 535}
@@ -16,6 +17,22 @@ LEAST_DRIVERS = {13: 580, 12: 535}
 12, as TensorRT 11.4 documents it (docs.nvidia.com/deeplearning/tensorrt/11.4.0/installing-tensorrt/prerequisites.html).
 TensorRT for RTX documents no number ("appropriate GPU drivers", .../tensorrt-rtx/1.4/installing-tensorrt-rtx/
 prerequisites.html); that its builds for the same CUDA need the same driver is assumed."""
+
+
+def require_runnable(engine: str, file: Path) -> EngineFacts:
+    """How the engines beside ``file`` were built, once it is known that they can run here: GPU, driver, package and
+    version. Loads no engine. Raises EngineError and MissingPackageError, with the mend."""
+    facts = read_facts(file.parent)
+    installed = import_package(engine).__version__
+    check_requirements(
+        facts,
+        file,
+        installed=installed,
+        present=present_target(),
+        driver=driver_version(),
+        distribution=distribution_of(engine),
+    )
+    return facts
 
 
 def distribution_of(package: str) -> str:

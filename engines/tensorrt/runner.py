@@ -22,14 +22,13 @@ import numpy as np
 from anyflow_rt.engines.arrays import to_host
 from anyflow_rt.engines.engine import Engine, TensorSpec
 from anyflow_rt.engines.geometry import NO_PADDING_BIAS
-from anyflow_rt.engines.gpu import driver_version, present_target
 from anyflow_rt.engines.tensorrt.device import PROMPT_AXES, Execution
 from anyflow_rt.engines.tensorrt.memory import require_cuda, saying_out_of_memory
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.messages import make_logger, summary
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package
-from anyflow_rt.engines.tensorrt.record import read_facts
-from anyflow_rt.engines.tensorrt.requirements import check_requirements, distribution_of
+from anyflow_rt.engines.tensorrt.refit import refit
+from anyflow_rt.engines.tensorrt.requirements import require_runnable
 from anyflow_rt.engines.tensorrt.residency import expected_working
 from anyflow_rt.errors import EngineError
 
@@ -46,16 +45,8 @@ class TensorRtEngine(Engine):
     name: ClassVar[str] = RTX
 
     def _load(self) -> None:
-        facts = read_facts(self.model_path.parent)
+        facts = require_runnable(self.name, self.model_path)
         trt = import_package(self.name)
-        check_requirements(
-            facts,
-            self.model_path,
-            installed=trt.__version__,
-            present=present_target(),
-            driver=driver_version(),
-            distribution=distribution_of(self.name),
-        )
         require_cuda()
         self._trt, self._logger = trt, make_logger(trt)
         self._all_keys = facts.settings["cross_keys"] == "all"
@@ -69,6 +60,8 @@ class TensorRtEngine(Engine):
             said = summary(self._logger.errors)
             raise EngineError(f"{self.model_path} cannot be loaded ({said}); {engine_mend(self.model_path)}")
         with saying_out_of_memory(self._label, self.model_path):
+            if facts.settings["strip"]:
+                refit(trt, self._engine, self._logger, self.model_path, facts)
             self._execution = Execution(
                 trt,
                 self._engine,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.geometry import VideoSize, latent_size
+from anyflow_rt.engines.gpu import present_target
 from anyflow_rt.engines.kernel_nodes.sets import KERNEL_SETS
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, PACKAGES
 from anyflow_rt.engines.typed.graph import CROSS_KEYS
@@ -27,7 +28,8 @@ class TensorRtSettings:
     smallest, largest: where given, engines take every size from one to the other and are quickest at the bundle's own;
     without them they take that one alone. batch: the most videos, and prompts, of a call. prompt_lengths: ascending.
     cross_keys: one of ``CROSS_KEYS``. optimization_level: 0 to 5, None for the package's own. weight_streaming: weights
-    need not all fit the GPU. Enterprise alone: refit: weights can be replaced later; version_compatible: runs with
+    need not all fit the GPU. Enterprise alone: refit: weights can be replaced later; strip: weights are not in
+    the engines' files, they are taken from the bundle's graphs when an engine is loaded; version_compatible: runs with
     later versions of the package; hardware: GPUs beside the target, of ``HARDWARE``; triton_kernels: which parts of the
     denoiser are kernels of ours, of ``KERNEL_SETS``.
     """
@@ -40,6 +42,7 @@ class TensorRtSettings:
     optimization_level: int | None = None
     weight_streaming: bool = False
     refit: bool = False
+    strip: bool = False
     version_compatible: bool = False
     hardware: str = "none"
     triton_kernels: str = "none"
@@ -99,13 +102,14 @@ class TensorRtSettings:
     def check_package(self, engine: str) -> None:
         """Raise UsageError for what the package ``engine`` does not have.
 
-        TensorRT for RTX 1.7 builds for one target, needs that GPU to make an engine refittable, and comes without the
-        lean runtime that version compatibility takes.
+        TensorRT for RTX 1.7 builds for one target, comes without the lean runtime that version compatibility takes, and
+        compiles for the GPU that is there when it is to make an engine refittable, as one without weights has to be.
         """
         if engine == ENTERPRISE:
             return
         asked = {
             "refit": self.refit,
+            "strip, as it needs an NVIDIA GPU to build one": self.strip and present_target() is None,
             "version_compatible": self.version_compatible,
             f"hardware {self.hardware}": self.hardware != "none",
             f"triton_kernels {self.triton_kernels}, as it takes no plugins": self.triton_kernels != "none",
