@@ -16,6 +16,7 @@ from support.bundles import random_bundle
 from support.checkpoints import CONFIGURATIONS
 
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.tensorrt.builders import RTX_BUILDER
 from anyflow_rt.engines.tensorrt.compiler import compile_engine
 from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, RTX, import_package
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 TARGETS = PACKAGE_TARGETS[RTX]
+SIZE = VideoSize(9, 64, 64)
 CHEAPEST = TensorRtSettings(prompt_lengths=(32,), optimization_level=0)
 SPREAD = (
     "no_cross_norm",
@@ -57,7 +59,7 @@ def build_for(configuration: str, targets: Sequence[str], folder: Path) -> None:
             if component == "denoiser":
                 wanted = (0, attentions) if configuration in SINGLE_HEAD else (attentions, 0)
                 assert (typed.fused, typed.decomposed) == wanted
-            shapes = profiles(component, graph, bundle.architecture, bundle.defaults.size, CHEAPEST)
+            shapes = profiles(component, graph, bundle.architecture, SIZE, CHEAPEST)
             for target in (target for target, kind in precisions.items() if kind == precision):
                 made = compile_engine(trt, graph, folder / f"{component}.engine", target, shapes, CHEAPEST)
                 assert made.size > 10_000 and made.attentions == typed.fused + typed.decomposed, target

@@ -19,6 +19,7 @@ from anyflow_rt.choice import Call
 from anyflow_rt.engines import locations
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.gpu import present_target
+from anyflow_rt.engines.tensorrt import refit
 from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, PACKAGES, RTX
 from anyflow_rt.engines.tensorrt.record import read_facts
 from anyflow_rt.engines.tensorrt.residency import needed
@@ -173,6 +174,25 @@ def test_what_no_engine_is_built_for_is_refused_at_once(made: tuple[Bundle, str]
             runtime.generate(PROMPT, num_frames=5)
         with pytest.raises(UsageError, match="have no encoder for a picture"):
             runtime.generate(PROMPT, image=np.zeros((64, 64, 3), np.uint8))
+
+
+def test_an_engine_without_weights_takes_them_from_the_graphs(made: tuple[Bundle, str], tmp_path: Path) -> None:
+    """Built with ``--strip``: files without weights, the same video, and a sentence where the graphs are not there."""
+    bundle, package = made
+    (record,) = (each for each in bundle.manifest.engines if each.engine == package)
+    shutil.copytree(bundle.path, tmp_path / "bundle")
+    settings = TensorRtSettings(weight_streaming=True, strip=True)
+    options = EngineOptions(tmp_path / "bundle", (record.target,), package, force=True, tensorrt=settings)
+    stripped = Bundle.open(add_engines(options, print).path)
+    (light,) = (each for each in stripped.manifest.engines if each.engine == package)
+    sizes = [sum(file.size for file in each.files) for each in (record, light)]
+    print(f"{package}: {sizes[0] / 1e6:.1f} MB with weights, {sizes[1] / 1e6:.1f} MB without")
+    assert sizes[1] < sizes[0] / 2
+    whole, refitted = sampled(bundle, package), sampled(stripped, package)
+    assert np.linalg.norm(refitted.latents - whole.latents) / np.linalg.norm(whole.latents) < 0.03
+    stripped.component_path("denoiser").with_name("denoiser.onnx.data").unlink()
+    with pytest.raises(EngineError, match=r"\(--strip\) and the graph that has them is not there"):
+        refit.bundle_graph(stripped.engine_path(light, "denoiser"))
 
 
 def test_several_videos_in_one_call(made: tuple[Bundle, str], tmp_path: Path) -> None:
