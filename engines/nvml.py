@@ -63,17 +63,20 @@ def event_names(bits: int) -> tuple[str, ...]:
     return tuple(name for name, constant in EVENT_REASONS.items() if bits & getattr(pynvml, constant))
 
 
-class GpuMeter:
-    """CUDA's first visible GPU from now on: ``read`` gives the figures since then, None where nobody can be asked.
+def visible_gpu(nvml: Any) -> Any:
+    """NVML's handle of the GPU that CUDA counts first, by its place on the bus: NVML itself counts all that the machine
+    has, whatever CUDA_VISIBLE_DEVICES says. None where CUDA sees none. Raises NVMLError."""
+    place = present_bus_id()
+    return None if place is None else nvml.nvmlDeviceGetHandleByPciBusId(place)
 
-    NVML counts all GPUs of the machine, whatever CUDA_VISIBLE_DEVICES says: the one is found by its place on the bus.
-    """
+
+class GpuMeter:
+    """CUDA's first visible GPU from now on: ``read`` gives the figures since then, None where nobody can be asked."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
         self._nvml = self._stack.enter_context(open_nvml())
-        place = None if self._nvml is None else present_bus_id()
-        self._handle = None if place is None else self._ask(lambda: self._nvml.nvmlDeviceGetHandleByPciBusId(place))
+        self._handle = None if self._nvml is None else self._ask(lambda: visible_gpu(self._nvml))
         self._before = None if self._handle is None else self._joules()
 
     def read(self) -> GpuFigures | None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from anyflow_rt.benchmarks.results.values import UNKNOWN, GpuDevice, GpuReadings
-from anyflow_rt.engines.nvml import SLOWDOWNS, event_names, open_nvml
+from anyflow_rt.engines.nvml import SLOWDOWNS, event_names, open_nvml, visible_gpu
 
 INTERVAL_SECONDS = 0.1
 
@@ -44,8 +44,8 @@ class GpuWatch:
     """A context manager that samples one GPU in a thread, every tenth of a second, until it is left.
 
     ``readings`` then holds what was seen, or None where there is no GPU to ask; ``fault`` is what the driver failed at,
-    in a sentence, or None. ``uuid`` chooses the GPU (NVML counts
-    without regard to CUDA_VISIBLE_DEVICES); the first one otherwise. Memory in use is that of all processes.
+    in a sentence, or None. ``uuid`` chooses the GPU; otherwise it is the first that CUDA sees. Memory in use is that of
+    all processes.
     """
 
     def __init__(self, uuid: str | None = None) -> None:
@@ -66,8 +66,10 @@ class GpuWatch:
         try:
             if nvml.nvmlDeviceGetCount() == 0:
                 return self
-            by_uuid, by_index = nvml.nvmlDeviceGetHandleByUUID, nvml.nvmlDeviceGetHandleByIndex
-            self._handle = by_index(0) if self._uuid is None else by_uuid(self._uuid)
+            by_uuid = nvml.nvmlDeviceGetHandleByUUID
+            self._handle = visible_gpu(nvml) if self._uuid is None else by_uuid(self._uuid)
+            if self._handle is None:
+                return self
         except nvml.NVMLError as error:
             self._note(error)
             return self
