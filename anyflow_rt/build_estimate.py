@@ -34,7 +34,8 @@ class WantedEngine:
 
 @dataclass(frozen=True)
 class Estimate:
-    """disk and memory in bytes, seconds on two cores. parameters: of each network."""
+    """disk and memory in bytes, memory without what is mapped from files; seconds on two cores. parameters: of each
+    network."""
 
     parameters: dict[str, int]
     disk: int
@@ -60,8 +61,9 @@ def estimate(architecture: Architecture, *, exports: bool, engines: Sequence[Wan
         disk = sum(float32.values()) + float32["vae"] + (50 << 20)
         if architecture.causal is not None:
             disk += float32["transformer"]  # denoiser and cache writer have the same blocks
-        # One network at a time, in float32, beside PyTorch and the exporter themselves.
-        memory = max(float32.values()) + BASE_MEMORY
+        # Large weights are computed and written one at a time; the largest, all layers' keys and values of the prompt,
+        # takes a quarter of its network in float32 while it is put together.
+        memory = max(parameters.values()) + BASE_MEMORY
         seconds = 45 + LAYER_SECONDS * layers + disk / 100e6
     gpus = [each for each in engines if each.target != CPU]
     for each in gpus:

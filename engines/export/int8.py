@@ -67,14 +67,28 @@ def quantise(matrix: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
     It is widened a few rows at a time: beside the integers, not much is in memory.
     """
+    scale = _channel_scales(matrix, axis)
+    return _rounded(matrix, axis, scale, _Errors()), scale
+
+
+def _channel_scales(matrix: np.ndarray, axis: int) -> np.ndarray:
     largest = [np.abs(rows).max(axis=1 - axis) for _, rows in _widened(matrix)]
     along = np.concatenate(largest) if axis == 0 else np.max(largest, axis=0)
-    scale = _round_up_to_bfloat16(np.where(along > 0, along / _LEVELS, 1.0).astype(np.float32))
+    return _round_up_to_bfloat16(np.where(along > 0, along / _LEVELS, 1.0).astype(np.float32))
+
+
+def _rounded(matrix: np.ndarray, axis: int, scale: np.ndarray, errors: _Errors) -> np.ndarray:
+    """The integers; ``errors`` counts how far off they are."""
     integers = np.empty(matrix.shape, np.int8)
     for place, rows in _widened(matrix):
-        np.rint(rows / _divisors(scale, axis, place), out=rows)
-        integers[place] = rows
-    return integers, scale
+        divisors = _divisors(scale, axis, place)
+        levels = np.rint(rows / divisors)
+        integers[place] = levels
+        errors.whole += float(np.vdot(rows, rows))
+        levels *= divisors
+        levels -= rows
+        errors.off += float(np.vdot(levels, levels))
+    return integers
 
 
 def _widened(matrix: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -97,17 +111,10 @@ def _round_up_to_bfloat16(numbers: np.ndarray) -> np.ndarray:
 
 @dataclass
 class _Errors:
-    """Sums of squares over all weights."""
+    """Sums of squares over all weights that were rounded."""
 
     off: float = 0.0
     whole: float = 0.0
-
-    def add(self, matrix: np.ndarray, integers: np.ndarray, scale: np.ndarray, axis: int) -> None:
-        """Of one matrix."""
-        for place, rows in _widened(matrix):
-            difference = integers[place] * _divisors(scale, axis, place) - rows
-            self.off += float(np.vdot(difference, difference))
-            self.whole += float(np.vdot(rows, rows))
 
     @property
     def relative(self) -> float:
@@ -137,16 +144,14 @@ def _dequantised(graph: ir.Graph, stored: ir.Value, axis: int, errors: _Errors) 
     """``stored`` as float32, made of integers."""
     tensor, shape = stored.const_value, stored.shape
     assert tensor is not None and shape is not None
+    scale = _channel_scales(tensor.numpy(), axis)
 
-    def split() -> tuple[np.ndarray, np.ndarray]:
-        return quantise(tensor.numpy(), axis)
+    def make() -> ir.Tensor:
+        # When it is written: only one of them is ever in memory.
+        return ir.Tensor(_rounded(tensor.numpy(), axis, scale, errors), name=name)
 
-    integers, scale = split()
-    errors.add(tensor.numpy(), integers, scale, axis)
-    del integers
     name = f"{stored.name}_int8"
-    # Made again when it is written: only one of them is ever in memory.
-    lazy = ir.LazyTensor(lambda: ir.Tensor(split()[0], name=name), ir.DataType.INT8, shape, name=name)
+    lazy = ir.LazyTensor(make, ir.DataType.INT8, shape, name=name)
     weights = ir.Value(name=name, shape=stored.shape, type=ir.TensorType(ir.DataType.INT8), const_value=lazy)
     scales = ir.Value(
         name=f"{stored.name}_scale",
