@@ -126,6 +126,19 @@ def test_prompts_are_near_those_in_float32(precision: str) -> None:
     assert np.array_equal(bias, wanted[3]), "biases are float32"
 
 
+@pytest.mark.parametrize("stored", ["half", "integers"])
+def test_no_graph_turns_stored_weights(stored: str, tmp_path: Path) -> None:
+    """A text encoder keeps its weights as the checkpoint has them, rows for channels; 8-bit ones are widened first."""
+    source = shapes_graph("text_encoder")
+    if stored == "integers":
+        source = Path(shutil.copytree(source.parent, tmp_path / "int8")) / source.name
+        quantise_weights(source)
+    graph = onnx.load(write_typed_graph("text_encoder", source, tmp_path / "typed.onnx", "bf16").path).graph
+    names = {one.name for one in graph.initializer}
+    turned = [node.input[0] in names for node in graph.node if node.op_type == "Transpose"]
+    assert not any(turned) and len(names) > 10
+
+
 def test_text_weights_of_8_bits(tmp_path: Path) -> None:
     """In the graph as integers, and as far off as docs/gpu.md says: prompt embeddings, and latents at 1 and 4 steps."""
     graph = Path(shutil.copytree(shapes_graph("text_encoder").parent, tmp_path / "int8")) / "text_encoder.onnx"

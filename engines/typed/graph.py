@@ -56,6 +56,7 @@ def write_typed_graph(
     from anyflow_rt.engines.typed.pixels import cast_pixels_last
     from anyflow_rt.engines.typed.precision import Typing, type_graph
     from anyflow_rt.engines.typed.scaled import scale_feed_forwards
+    from anyflow_rt.engines.typed.turned import turn_weights
     from anyflow_rt.engines.typed.weights import drop_unused_weights
 
     model = ir.load(source)
@@ -68,6 +69,7 @@ def write_typed_graph(
         type_graph(model, Typing(kept, COMPUTE_TYPE_PORTS, exact))
     if component == "text_encoder" and kept == "fp16":
         scale_feed_forwards(model)
+    turn_weights(model.graph)
     count = prepare_attention(model, read_heads(source))
     made = use_kernels(model, kernels) if component == "denoiser" else {}
     if made and kernels == ATTENTION:
