@@ -16,7 +16,7 @@ from anyflow_rt.engines.export import deferred
 from anyflow_rt.engines.export.components import COMPONENTS, export_component
 from anyflow_rt.engines.export.deferred import Deferred, Unseen
 
-COMPONENTS_TRIED = ("text_encoder", "conditioner", "time_embedder", "vae_decoder_next")
+COMPONENTS_TRIED = ("text_encoder", "conditioner")
 
 
 def weights_of(path: Path) -> list[np.ndarray]:
