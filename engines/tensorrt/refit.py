@@ -67,7 +67,7 @@ def bundle_graph(file: Path) -> Path:
         if fault := size_fault(folder, each):
             raise EngineError(
                 f"{file} was built without weights (--strip) and the graph that has them is not there ({fault}); copy "
-                f"onnx/ of the bundle too, or make it again with  {rebuild_command(folder)}"
+                f"{graph.parent.name}/ of the bundle too, or make it again with  {rebuild_command(folder)}"
             )
     return graph
 
