@@ -73,5 +73,5 @@ def estimate(architecture: Architecture, *, exports: bool, engines: Sequence[Wan
     if gpus:
         # The graph that an engine is made of, in its types, is there as long as the engine is being made.
         disk += 4 * max(parameters.values())
-        memory = max(memory, 6 * max(parameters.values()) + BASE_MEMORY)
+        memory = max(memory, 4 * max(parameters.values()) + BASE_MEMORY)
     return Estimate(parameters, disk, memory, seconds)
