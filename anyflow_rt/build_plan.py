@@ -180,11 +180,12 @@ def bundle_path(options: BuildOptions) -> Path:
 
 
 def refuse_causal(architecture: Architecture, wanted: Sequence[WantedEngine]) -> None:
-    """Raise UsageError for a GPU's engine of a causal checkpoint."""
-    gpus = [each.target for each in wanted if each.target != CPU]
+    """Raise UsageError for a GPU's engine of a causal checkpoint that cannot have one."""
+    gpus = [each.target for each in wanted if each.target != CPU and not registry.is_tensorrt(each.engine)]
     if architecture.causal is not None and gpus:
         raise UsageError(
-            f"no engine for {', '.join(gpus)} takes the caches of a causal (FAR) checkpoint yet; give --target cpu"
+            f"the Triton engine for {', '.join(gpus)} takes no caches of a causal (FAR) checkpoint yet; give --engine "
+            "tensorrt_rtx or tensorrt, or --target cpu"
         )
 
 

@@ -69,7 +69,13 @@ class TensorRtSettings:
             )
 
     def check_size(self, architecture: Architecture, size: VideoSize) -> None:
-        """Raise UsageError unless the checkpoint can make the smallest and the largest, and ``size`` lies between."""
+        """Raise UsageError unless the checkpoint can make the smallest and the largest, and ``size`` lies between; for
+        kernels of ours in a denoiser that attends to earlier chunks, which they do not."""
+        if architecture.causal is not None and self.triton_kernels != "none":
+            raise UsageError(
+                f"triton_kernels {self.triton_kernels} take no caches of a causal (FAR) checkpoint; leave out "
+                "--triton-kernels"
+            )
         if self.smallest is None or self.largest is None:
             return
         for each in (self.smallest, self.largest):
