@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.chunks import ATTENTION_BLOCK, make_layout
 from anyflow_rt.engines.geometry import LatentSize, token_grid
+from anyflow_rt.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,24 @@ class ChunkShape:
     cached: int
 
 
+def check_frames(architecture: Architecture, latent: LatentSize) -> None:
+    """Raise UsageError for frames that have no compressed token: no engine can be built to make them."""
+    assert architecture.causal is not None
+    patch, pixels = architecture.causal.compressed_patch_size[1], architecture.vae.scale_factor_spatial
+    for name in ("height", "width"):
+        if getattr(latent, name) < patch:
+            raise UsageError(
+                f"{name} {getattr(latent, name) * pixels} is less than one compressed patch of this causal checkpoint, "
+                f"{patch * pixels} pixels; build for a larger size, or for --target cpu"
+            )
+
+
 def smallest_chunk(architecture: Architecture, latent: LatentSize) -> ChunkShape:
-    """One frame, compressed where frames are large enough for that, with nothing before it.
+    """One frame, compressed, with nothing before it.
 
     The first chunk's keys and values are written of itself alone, so that what it attends to is a dimension of 0.
     """
-    _, full, far = _tokens(architecture, latent)
-    return ChunkShape(1, far or full, 0)
+    return ChunkShape(1, _tokens(architecture, latent)[2], 0)
 
 
 def usual_chunk(architecture: Architecture, latent: LatentSize) -> ChunkShape:

@@ -171,8 +171,31 @@ def test_what_no_engine_is_built_for_is_refused_at_once(made: tuple[Bundle, str]
             runtime.generate(PROMPT, num_videos=2)
         with pytest.raises(UsageError, match="ask for that size, or build for the other"):
             runtime.generate(PROMPT, num_frames=5)
-        with pytest.raises(UsageError, match="have no encoder for a picture"):
-            runtime.generate(PROMPT, image=np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("given", [1, 9])
+def test_a_picture_and_a_clip(made: tuple[Bundle, str], given: int) -> None:
+    """What a video begins with is encoded as on a CPU, and stays bit for bit; the encoder is closed before the jumps."""
+    bundle, package = made
+    with Runtime(bundle, engine="onnxruntime", precision="fp32") as runtime:
+        frames = runtime.generate(PROMPT, steps=STEPS, seed=3).frames[0]
+        begun = {"image": frames[0]} if given == 1 else {"video": frames[:given]}
+        wanted = runtime.generate(PROMPT, steps=STEPS, seed=1, **begun)
+    count = (given - 1) // 4 + 1
+    for residency in ("resident", "sequential"):
+        with Runtime(bundle, engine=package, residency=residency) as runtime:
+            found, once = (runtime.generate(PROMPT, steps=steps, seed=1, **begun) for steps in (STEPS, 1))
+            still_open = {"vae_encoder_first", "vae_encoder_next"} & set(runtime._components._futures)
+        assert bool(still_open) == (residency == "resident")
+        assert np.array_equal(found.latents[:, :count], once.latents[:, :count])
+        parts = {"given": slice(count), "made": slice(count, None)}
+        for name, part in parts.items():
+            exact = wanted.latents[:, part]
+            error = np.linalg.norm(found.latents[:, part] - exact) / np.linalg.norm(exact)
+            print(
+                f"{package} {residency}: {given} frames given, latents that were {name} are off by {100 * error:.2f}%"
+            )
+            assert error < 0.03
 
 
 def test_several_videos_in_one_call(made: tuple[Bundle, str], tmp_path: Path) -> None:
