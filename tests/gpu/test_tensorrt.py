@@ -175,7 +175,7 @@ def test_what_no_engine_is_built_for_is_refused_at_once(made: tuple[Bundle, str]
 
 @pytest.mark.parametrize("given", [1, 9])
 def test_a_picture_and_a_clip(made: tuple[Bundle, str], given: int) -> None:
-    """What a video begins with is encoded as on a CPU, and stays bit for bit; the encoder is closed before the jumps."""
+    """What a video begins with is encoded as on a CPU, and stays bit for bit; then the encoder is closed."""
     bundle, package = made
     with Runtime(bundle, engine="onnxruntime", precision="fp32") as runtime:
         frames = runtime.generate(PROMPT, steps=STEPS, seed=3).frames[0]
