@@ -79,10 +79,10 @@ def test_streams(on_random_bundle: Callable[..., Outcome]) -> None:
 def test_deadlines(on_random_bundle: Callable[..., Outcome]) -> None:
     outcome = on_random_bundle(deadlines, FRAMES=57, LEARNING=1, STREAMS=1)
     assert "planned at confidence 0.99" in outcome.notes[0]
-    assert [note.split(":")[0] for note in outcome.notes[1:5]] == [
-        f"{machine}, {kind}" for machine in ("calm", "contended") for kind in ("deadlines", "four steps")
+    assert [note.split(":")[0] for note in outcome.notes[1:7]] == [
+        f"{machine}, {kind}" for machine in ("calm", "contended") for kind in ("deadlines", "four steps", "one step")
     ]
-    assert {step for sample in outcome.samples[1::2] for step in sample.values} == {4}
+    assert [{*sample.values} for sample in outcome.samples if "deadlines" not in sample.name] == [{4}, {1}] * 2
     bitten = outcome.targets[1]
     assert ("contention did not bite" in outcome.notes[-1]) == (not bitten.met) and bitten.bound == 5.0
 

@@ -1,8 +1,8 @@
 """Deadlines of chunks on this machine: a rate that four steps sustain, other work that comes and goes, and a player.
 
 The rate is measured first, calm: four steps fill ``FILLED`` of a chunk's time, or less, until streams of four steps are
-played without stalls. Then streams with deadlines and streams of four steps take turns while other processes burn all
-cores in bursts; a chunk stalls where the player waits for it.
+played without stalls. Then streams with deadlines, of four steps and of one take turns while other processes burn all
+cores in bursts; a chunk stalls where the player waits for it. What is late with one step no choice of steps can mend.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ def run(conditions: Conditions) -> Outcome:
         watch = conditions.quiet()
         rate = _sustained(runtime)
         kinds: dict[str, dict[str, Any]] = {
-            "deadlines": {"fps": rate, "fps_deadline": True, "confidence": CONFIDENCE},
-            "four steps": {"fps": rate},
+            "deadlines": {"steps": STEPS, "fps": rate, "fps_deadline": True, "confidence": CONFIDENCE},
+            "four steps": {"steps": STEPS, "fps": rate},
+            "one step": {"steps": 1, "fps": rate},
         }
         for number in range(LEARNING):
             _stream(runtime, -1 - number, **kinds["deadlines"])
@@ -86,7 +87,7 @@ def run(conditions: Conditions) -> Outcome:
         for kind, found in played.items():
             notes.append(f"{machine}, {kind}: {found}")
             samples.append(Sample(f"{machine}, {kind}: steps of a chunk", found.steps, ""))
-    kept, fixed = (contended[kind].share for kind in kinds)
+    kept, fixed = (contended[kind].share for kind in ("deadlines", "four steps"))
     if fixed < BITES:
         notes.append(f"contention did not bite: {fixed:.2%} of the chunks of four steps came late, under {BITES:.0%}")
     return Outcome(
@@ -112,14 +113,14 @@ def _sustained(runtime: Runtime) -> float:
     gaps: list[float] = []
     frames: list[int] = []
     for number in range(LEARNING):
-        report = _stream(runtime, number, fps=1.0).stream
+        report = _stream(runtime, number, steps=STEPS, fps=1.0).stream
         assert report is not None
         # Of the first chunks and the last one: the decoder's and the denoiser's overlap is another there.
         gaps += [after - before for before, after in pairwise(report.ready)][3:-1]
         frames += report.frames[4:-1]
     rate = FILLED * statistics.median(count / gap for count, gap in zip(frames, gaps, strict=True))
     for _ in range(TRIES):
-        if _played([_stream(runtime, number, fps=rate) for number in range(2 * STREAMS)]).share <= STALLS:
+        if _played([_stream(runtime, number, steps=STEPS, fps=rate) for number in range(2 * STREAMS)]).share <= STALLS:
             return rate
         rate *= FILLED
     raise BusyMachineError(f"four steps stall a player even at {rate:.0f} frames a second; nothing is compared here")
@@ -128,7 +129,7 @@ def _sustained(runtime: Runtime) -> float:
 def _stream(runtime: Runtime, number: int, **options: Any) -> Result:
     """One stream to a reader that takes every chunk at once."""
     prompt, seed = prompt_of(number)
-    with runtime.stream(prompt, steps=STEPS, seed=seed, num_frames=FRAMES, **options) as chunks:
+    with runtime.stream(prompt, seed=seed, num_frames=FRAMES, **options) as chunks:
         for _ in chunks:
             pass
         return chunks.result()
@@ -143,7 +144,8 @@ def _play(
     results: dict[str, list[Result]] = {kind: [] for kind in kinds}
     with machine():
         for number in range(rounds * STREAMS):
-            for kind in list(kinds)[:: -1 if number % 2 else 1]:
+            order = list(kinds)
+            for kind in order[number % len(order) :] + order[: number % len(order)]:
                 results[kind].append(_stream(runtime, number, **kinds[kind]))
     return {kind: _played(found) for kind, found in results.items()}
 
