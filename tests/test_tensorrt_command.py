@@ -391,7 +391,11 @@ def test_the_mend_makes_the_same_engine_again(tmp_path: Path) -> None:
     "call, words",
     [
         ({}, None),
-        ({"given": True}, "built without the encoder of pictures and clips .*--engine openvino .*, or make it with  "),
+        (
+            {"given": True},
+            "built without the encoder of pictures and clips .*--engine openvino .*, or make it with  anyflow-rt build "
+            "--bundle .*/b --target sm_89 --engine tensorrt_rtx --precision bf16 --force$",
+        ),
         ({"videos": 3}, "3 videos at once were asked for and the engine takes 1; ask for fewer, or "),
         ({"latent": LatentSize(5, 16, 8, 8)}, "takes latents of frames x height x width 3x8x8 and .* has 5x8x8; ask"),
     ],
@@ -399,11 +403,14 @@ def test_the_mend_makes_the_same_engine_again(tmp_path: Path) -> None:
 def test_a_call_the_engines_were_not_built_for(call: dict[str, object], words: str | None, tmp_path: Path) -> None:
     usual = {"latent": LatentSize(3, 16, 8, 8), "videos": 1, "max_sequence_length": 512, "given": False} | call
     size = usual.pop("latent")
+    engine = tmp_path / "b/engines/sm_89/tensorrt_rtx-bf16-9x64x64/denoiser.engine"
+    engine.parent.mkdir(parents=True)
+    (tmp_path / "b" / MANIFEST_NAME).touch()
     if words is None:
-        check_call(FACTS, tmp_path / "denoiser.engine", size, **usual)
+        check_call(FACTS, engine, size, **usual)
         return
     with pytest.raises(UsageError, match=words):
-        check_call(FACTS, tmp_path / "denoiser.engine", size, **usual)
+        check_call(FACTS, engine, size, **usual)
 
 
 def test_a_call_within_a_range_and_with_all_keys(tmp_path: Path) -> None:
