@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.gpu_engines import built_here
 
 import anyflow_rt
-from anyflow_rt.build import build
 from anyflow_rt.build_engines import EngineOptions, add_engines
-from anyflow_rt.build_plan import BuildOptions
 from anyflow_rt.choice import Call
 from anyflow_rt.engines import locations
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.gpu import present_target
-from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, PACKAGES, RTX
+from anyflow_rt.engines.tensorrt.package import PACKAGES, RTX
 from anyflow_rt.engines.tensorrt.record import read_facts
 from anyflow_rt.engines.tensorrt.residency import needed
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
@@ -36,25 +34,9 @@ STEPS = 4
 @pytest.fixture(scope="module", params=PACKAGES)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, str]:
     """The shapes checkpoint's bundle with an engine of each package that is installed, and the package."""
-    target, package = present_target(), request.param
-    if target is None:
-        pytest.skip("needs an NVIDIA GPU and its driver")
-    if importlib.util.find_spec(package) is None or target not in PACKAGE_TARGETS[package]:
-        pytest.skip(f"{package} is not installed or has no {target}")
-    out = tmp_path_factory.mktemp("gpu") / "bundle"
-    report = build(
-        BuildOptions(
-            checkpoint=str(SHAPES_CHECKPOINT),
-            out=Path(out),
-            targets=(target,),
-            engine=package,
-            check_parity=False,
-            calibrate=False,
-            tensorrt=TensorRtSettings(weight_streaming=True),
-        ),
-        print,
-    )
-    return Bundle.open(report.path), package
+    out, package = tmp_path_factory.mktemp("gpu") / "bundle", request.param
+    settings = TensorRtSettings(weight_streaming=True)
+    return built_here(str(SHAPES_CHECKPOINT), package, out, tensorrt=settings), package
 
 
 def sampled(bundle: Bundle, package: str, **loading: Any) -> Result:

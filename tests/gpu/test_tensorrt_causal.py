@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.gpu_engines import built_here
 
 import anyflow_rt
-from anyflow_rt.build import build
-from anyflow_rt.build_plan import BuildOptions
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.gpu import present_target
-from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, PACKAGES
+from anyflow_rt.engines.tensorrt.package import PACKAGES
 from anyflow_rt.errors import UsageError
 from anyflow_rt.runtime import Runtime
 
@@ -30,24 +26,8 @@ FRAMES = 57
 @pytest.fixture(scope="module", params=PACKAGES)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, str]:
     """The causal shapes checkpoint's bundle with an engine of each package that is installed, and the package."""
-    target, package = present_target(), request.param
-    if target is None:
-        pytest.skip("needs an NVIDIA GPU and its driver")
-    if importlib.util.find_spec(package) is None or target not in PACKAGE_TARGETS[package]:
-        pytest.skip(f"{package} is not installed or has no {target}")
-    report = build(
-        BuildOptions(
-            checkpoint="shapes-causal",
-            out=Path(tmp_path_factory.mktemp("gpu") / "bundle"),
-            targets=(target,),
-            engine=package,
-            num_frames=FRAMES,
-            check_parity=False,
-            calibrate=False,
-        ),
-        print,
-    )
-    return Bundle.open(report.path), package
+    out, package = tmp_path_factory.mktemp("gpu") / "bundle", request.param
+    return built_here("shapes-causal", package, out, num_frames=FRAMES), package
 
 
 @pytest.fixture(scope="module")
