@@ -180,11 +180,12 @@ def bundle_path(options: BuildOptions) -> Path:
 
 
 def refuse_causal(architecture: Architecture, wanted: Sequence[WantedEngine]) -> None:
-    """Raise UsageError for a GPU's engine of a causal checkpoint."""
-    gpus = [each.target for each in wanted if each.target != CPU]
+    """Raise UsageError for a GPU's engine that takes no causal checkpoint."""
+    gpus = [each for each in wanted if each.target != CPU and each.engine != "triton"]
     if architecture.causal is not None and gpus:
         raise UsageError(
-            f"no engine for {', '.join(gpus)} takes the caches of a causal (FAR) checkpoint yet; give --target cpu"
+            f"the {gpus[0].engine} engine for {gpus[0].target} does not take the caches of a causal (FAR) checkpoint "
+            "yet; give --engine triton, or --target cpu"
         )
 
 

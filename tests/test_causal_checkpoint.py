@@ -86,5 +86,5 @@ def test_a_mistyped_name_is_told_the_shipped_ones() -> None:
 
 
 def test_no_gpu_engine_is_promised(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="sm_89 takes the caches of a causal"):
+    with pytest.raises(UsageError, match="engine for sm_89 does not take the caches of a causal"):
         plan_build(BuildOptions(checkpoint=str(base), out=tmp_path / "bundle", targets=("sm_89",), engine="triton"))

@@ -229,7 +229,7 @@ def plan_attention(
     if past is not None:
         check_past(past, query, scales)
     number = target_of(query) if target is None else target
-    config = config or configuration(number, head_dim, value.element_size())
+    config = config or configuration(number, head_dim, value.element_size(), cached=past is not None)
     blocks = {"query": config.queries, "key": config.keys, "value": config.keys}
     for (name, rows), tensor in zip(blocks.items(), (query, key, value), strict=True):
         check_index(f"the length of {name}, padded to a block,", tensor.shape[2] + rows)
