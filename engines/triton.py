@@ -95,6 +95,8 @@ class TritonEngine(Engine):
             self._module = self._graph.module
         if self._packed.component == "denoiser":
             self._load_denoiser()
+        if not INTERPRETED:
+            torch.cuda.current_stream(self._device).synchronize()  # whoever uses it may do so on another stream
 
     def _load_causal(self) -> Module:
         from anyflow_rt.engines.triton_causal import Caches, TritonCacheWriter, TritonCausalDenoiser
