@@ -1,5 +1,4 @@
-"""The launches that matter: self-attention under either order of pairs, its keys into a cache, and cross-attention's
-query."""
+"""The launches that matter: self-attention in either order of pairs, keys into a cache, cross-attention's query."""
 
 from __future__ import annotations
 
