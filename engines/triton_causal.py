@@ -138,8 +138,7 @@ class Caches:
             self._replaced()
             self._taken.clear()
             self._shape = rounded
-        with torch.inference_mode():
-            while len(self._taken) < prompts:
-                key, value = (torch.empty(rounded, dtype=self._dtype, device=self._device) for _ in range(2))
-                self._taken.append((key, value))
+        while len(self._taken) < prompts:
+            key, value = (torch.empty(rounded, dtype=self._dtype, device=self._device) for _ in range(2))
+            self._taken.append((key, value))
         return self._taken[:prompts]
