@@ -105,13 +105,16 @@ def chunk_launches(architecture: Architecture, latent: LatentSize, target: int, 
     of what writes such chunks into the cache. Nothing is computed."""
     import torch
 
+    from anyflow_rt.engines.export.transformer_causal import CausalDenoiser
     from anyflow_rt.engines.torch_pack import DTYPES, Packed
     from anyflow_rt.engines.triton_causal import Caches, TritonCacheWriter, TritonCausalDenoiser
     from anyflow_rt.engines.triton_modules import TritonDenoiser
     from anyflow_rt.kernels.launch import recording
 
     config, dtype, layout = architecture.transformer, DTYPES[precision], make_layout(architecture, latent)
-    shared = TritonDenoiser(Packed("denoiser", precision, architecture).without_storage().module.denoiser)
+    module = Packed("denoiser", precision, architecture).without_storage().module
+    assert isinstance(module, CausalDenoiser)
+    shared = TritonDenoiser(module.denoiser)
     denoiser, writer = TritonCausalDenoiser(shared), TritonCacheWriter(shared)
     shape = config.num_layers, 1, config.num_attention_heads, layout.most_seen, config.attention_head_dim
     lengths = {layout.partition[index]: index for index in range(len(layout))}

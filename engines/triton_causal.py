@@ -73,7 +73,7 @@ class TritonCausalDenoiser(nn.Module):
         """cache_key, cache_value (layers, B, heads, capacity, d) in the compute type; cache_counts (2,) int32: tokens
         in the cache, zero keys. inputs: ``TritonDenoiser``'s. z_r of the chunk."""
         caches = zip(cache_key, cache_value, strict=True)
-        return self.denoiser(**inputs, own=[Cached(key, value, cache_counts) for key, value in caches])  # type: ignore[no-any-return]
+        return self.denoiser(**inputs, own=[Cached(key, value, cache_counts) for key, value in caches])
 
 
 class TritonCacheWriter(nn.Module):

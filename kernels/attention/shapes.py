@@ -52,8 +52,8 @@ def shape_cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
     cross = {"query": own["query"], "key": text, "value": text, "key_bias": described(1, shape.text)}
     chunk = CAUSAL_CHUNK_FRAMES * shape.tokens
     causal = {"query": tokens(chunk), "key": tokens(3 * chunk), "value": tokens(3 * chunk), "chunks": (chunk,)}
-    cache = [tokens(CACHED_FRAMES * shape.tokens) for _ in range(2)]
-    past = Past(*cache, described(2, dtype=torch.int32))
+    seen = tokens(CACHED_FRAMES * shape.tokens)
+    past = Past(seen, tokens(CACHED_FRAMES * shape.tokens), described(2, dtype=torch.int32))
     own_value = described(1, chunk, 3, shape.heads, shape.head_dim, dtype=dtype)[:, :, 2].transpose(1, 2)
     cached = {"query": tokens(chunk), "key": tokens(chunk), "value": own_value, "past": past}
     return [
