@@ -85,6 +85,11 @@ def test_a_mistyped_name_is_told_the_shipped_ones() -> None:
         plan_build(BuildOptions(checkpoint="shapes-causl"))
 
 
-def test_no_gpu_engine_is_promised(base: Path, tmp_path: Path) -> None:
+def test_no_gpu_engine_is_promised_but_one(base: Path, tmp_path: Path) -> None:
+    def planned(engine: str) -> list[str]:
+        options = BuildOptions(checkpoint=str(base), out=tmp_path / "bundle", targets=("sm_89",), engine=engine)
+        return [str(each) for each in plan_build(options).wanted]
+
+    assert planned("triton") == ["sm_89 triton bf16"]
     with pytest.raises(UsageError, match="engine for sm_89 does not take the caches of a causal"):
-        plan_build(BuildOptions(checkpoint=str(base), out=tmp_path / "bundle", targets=("sm_89",), engine="triton"))
+        planned("tensorrt_rtx")
