@@ -96,6 +96,7 @@ class Generation:
         self._on_step = None if on_step is None else self._timed(ON_STEP, on_step)
         self._show = self._timed(ON_PREVIEW, show)
         self._callbacks.start_run((ON_PREVIEW,) if on_step is None else (ON_STEP, ON_PREVIEW))
+        self._components.share_cores(deadlines is not None)
         self._waited_before = self._components.seconds_waited
         self._conditioning = ConditioningSeconds(0.0, 0.0)
         self._decode = 0.0

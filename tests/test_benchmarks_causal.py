@@ -79,11 +79,14 @@ def test_streams(on_random_bundle: Callable[..., Outcome]) -> None:
 
 def test_deadlines(on_random_bundle: Callable[..., Outcome]) -> None:
     outcome = on_random_bundle(deadlines, FRAMES=57, LEARNING=1, STREAMS=1, CALM=1, CONTENDED=1)
+    kinds = ("deadlines", "four steps", "one step")
     assert "played at" in outcome.notes[0] and "planned at confidence 0.99" in outcome.notes[1]
-    assert [note.split(":")[0] for note in outcome.notes[2:8]] == [
-        f"{machine}, {kind}" for machine in ("calm", "contended") for kind in ("deadlines", "four steps", "one step")
+    assert [note.split(":")[0] for note in outcome.notes[2:9]] == [
+        *(f"{machine}, {kind}" for machine in ("calm", "contended") for kind in kinds),
+        f"contended, {deadlines.ALL_CORES}",
     ]
-    assert [{*sample.values} for sample in outcome.samples if "deadlines" not in sample.name] == [{4}, {1}] * 2
+    fixed = [sample for sample in outcome.samples if "deadlines" not in sample.name]
+    assert [{*sample.values} for sample in fixed] == [{4}, {1}, {4}, {1}, {4}]
     bitten = outcome.targets[1]
     assert ("contention did not bite" in outcome.notes[-1]) == (not bitten.met) and bitten.bound == 5.0
 

@@ -4,6 +4,9 @@ The rate is measured first: ``FILLED`` of the highest that four steps keep on th
 other processes that burn all cores in bursts. What is late with one step no choice of steps could mend, so at a higher
 rate nothing would be learnt of it. Then streams with deadlines, of four steps and of one take turns, calm and beside
 the others; a chunk stalls where the player waits for it.
+
+Those of a fixed number have deadlines too, and so the same engines, each on half of the cores. Afterwards four steps
+are played as a stream without deadlines is, each engine on all cores, beside the same bursts.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from anyflow_rt.benchmarks.statistics.wilson import wilson
 from anyflow_rt.result import Result
 from anyflow_rt.runtime import Runtime
 
+ALL_CORES = "four steps, each engine on all cores"
 FRAMES = 321
 """Forty-one chunks."""
 FILLED = 0.85
@@ -73,14 +77,17 @@ def run(conditions: Conditions) -> Outcome:
         rate = FILLED * min(four, one)
         kinds: dict[str, dict[str, Any]] = {
             "deadlines": {"steps": STEPS, "fps": rate, "fps_deadline": True, "confidence": CONFIDENCE},
-            "four steps": {"steps": STEPS, "fps": rate},
-            "one step": {"steps": 1, "fps": rate},
+            "four steps": _always(STEPS, rate),
+            "one step": _always(1, rate),
         }
+        plain = {ALL_CORES: {"steps": STEPS, "fps": rate}}
         for number in range(LEARNING):  # what jumps take is learnt from a runtime's own streams
             _stream(runtime, -1 - number, **kinds["deadlines"])
         calm = _play(runtime, kinds, conditions.rounds, nullcontext)
         others = conditions.still_quiet(watch)
         contended = _play(runtime, kinds, 2 * conditions.rounds, lambda: _bursts(0))
+        _stream(runtime, 0, **plain[ALL_CORES])  # opens its engines
+        contended |= _play(runtime, plain, 2 * conditions.rounds, lambda: _bursts(0))
     notes = [
         f"played at {rate:.1f} frames a second, {FILLED:g} of what four steps keep on the calm machine ({four:.1f}) "
         f"and one step beside others ({one:.1f}), whichever is less",
@@ -107,6 +114,11 @@ def run(conditions: Conditions) -> Outcome:
     )
 
 
+def _always(steps: int, rate: float = 1.0) -> dict[str, Any]:
+    """A stream that has deadlines, and so the engines of one, and no choice."""
+    return {"steps": steps, "min_steps": steps, "fps": rate, "fps_deadline": True}
+
+
 def _bursts(seed: int) -> Burners:
     return Burners(pause=USUAL_BURSTS.pause, burst=USUAL_BURSTS.burst, seed=seed)
 
@@ -114,10 +126,10 @@ def _bursts(seed: int) -> Burners:
 def _calm_and_contended(runtime: Runtime) -> tuple[float, float]:
     """The highest rates, frames a second, that four steps keep on the calm machine, and one step beside others."""
     for number in range(LEARNING):
-        _stream(runtime, number, steps=STEPS)
-    calm = [_stream(runtime, number, steps=STEPS) for number in range(CALM)]
+        _stream(runtime, number, **_always(STEPS))
+    calm = [_stream(runtime, number, **_always(STEPS)) for number in range(CALM)]
     with _bursts(CONTENDED):
-        beside = [_stream(runtime, number, steps=1) for number in range(CONTENDED)]
+        beside = [_stream(runtime, number, **_always(1)) for number in range(CONTENDED)]
     return kept_rate(calm), kept_rate(beside)
 
 
