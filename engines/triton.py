@@ -165,10 +165,11 @@ class TritonEngine(Engine):
             given = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
             raise EngineError(f"{self._label} failed on {given}: {_line(error)}") from error
         except triton.TritonError as error:
+            other = "" if self._has_cache else f"set {ATTENTION_VARIABLE}=sdpa if it is attention's, "
             raise EngineError(
                 f"{self._label}: Triton {triton.__version__} could not make or run a kernel "
-                f"({type(error).__name__}: {_line(error)}); install the Triton that the "
-                f"bundle names, set {ATTENTION_VARIABLE}=sdpa if it is attention's, or leave out --engine triton"
+                f"({type(error).__name__}: {_line(error)}); install the Triton that the bundle names, {other}or leave "
+                "out --engine triton"
             ) from error
 
     def _release(self) -> None:
@@ -196,7 +197,8 @@ class TritonEngine(Engine):
 
         for name in CACHES:
             cache = arrays[name]
-            if not isinstance(cache, torch.Tensor) or cache.device.type != self._device.type:
+            here = isinstance(cache, torch.Tensor) and cache.device.type == self._device.type and cache.is_contiguous()
+            if not here:
                 raise EngineError(
                     f"{self._label}: {name} is written in place; give what the denoiser's new_caches gave"
                 )
