@@ -152,6 +152,11 @@ class Generation:
         return self._components
 
     @property
+    def engine(self) -> str:
+        """Its name."""
+        return self._loaded.engine
+
+    @property
     def request(self) -> Request:
         """What was asked for."""
         return self._request
