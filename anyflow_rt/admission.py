@@ -80,6 +80,7 @@ def _check_built(
         videos=request.videos,
         max_sequence_length=request.max_sequence_length,
         given=request.source is not None,
+        architecture=bundle.architecture,
         tokens=1 if tokenizer is None else tokenizer.longest(prompts, request.max_sequence_length),
     )
 

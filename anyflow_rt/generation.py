@@ -152,6 +152,11 @@ class Generation:
         return self._components
 
     @property
+    def engine(self) -> str:
+        """Its name."""
+        return self._loaded.engine
+
+    @property
     def request(self) -> Request:
         """What was asked for."""
         return self._request
@@ -209,11 +214,12 @@ class Generation:
         """How jumps are made, the noise they start from, and the latents of the frames that are given."""
         request = self._request
         sampling, self._conditioning = make_sampling(self._loaded, request)
+        context = None if request.context is None else encode(self._components, request.context[None])
+        self._components.finish_stage("vae_encoder_next")
         size = sampling.size
         noise = initial_noise(request.seed, request.videos, size.channels, size.frames, size.height, size.width)
-        for name in self._components.stages[1]:
+        for name in self._components.jumping:
             self._components.get(name)  # so that opening an engine is not counted as a jump
-        context = None if request.context is None else encode(self._components, request.context[None])
         # What comes before the first decision counts as text, so that both stages together are all of it.
         conditioner = self._conditioning.conditioner
         if not self._conditioning.known:

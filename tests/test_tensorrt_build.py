@@ -18,8 +18,9 @@ from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.tensorrt.compiler import CompiledEngine, compile_engine
 from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, RTX, import_package
-from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS, profiles
+from anyflow_rt.engines.tensorrt.profiles import profiles
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
+from anyflow_rt.engines.tensorrt.stages import ENCODE, RUN_COMPONENTS
 from anyflow_rt.engines.typed.graph import TypedGraph, write_typed_graph
 from anyflow_rt.errors import EngineError
 
@@ -63,8 +64,13 @@ def built(
     return typed, compile_engine(trt, typed.path, folder / f"{component}.engine", target, wanted, settings)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("component", RUN_COMPONENTS)
+@pytest.mark.parametrize(
+    "component, target",
+    [
+        *((component, target) for component in RUN_COMPONENTS for target in TARGETS),
+        *((component, target) for component in ENCODE for target in (WIDE_TARGET, "sm_75")),
+    ],
+)
 def test_the_shapes_checkpoint(component: str, target: str, tmp_path: Path) -> None:
     architecture = shapes_architecture()
     typed, engine = built(tmp_path, component, shapes_graph(component), architecture, target)

@@ -20,8 +20,9 @@ from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.tensorrt.builders import RTX_BUILDER
 from anyflow_rt.engines.tensorrt.compiler import compile_engine
 from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, RTX, import_package
-from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS, profiles
+from anyflow_rt.engines.tensorrt.profiles import profiles
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
+from anyflow_rt.engines.tensorrt.stages import ENCODE, RUN_COMPONENTS
 from anyflow_rt.engines.typed.graph import write_typed_graph
 
 pytestmark = pytest.mark.skipif(
@@ -48,10 +49,12 @@ SINGLE_HEAD = ("one_head_one_layer", "wide_head")
 def build_for(configuration: str, targets: Sequence[str], folder: Path) -> None:
     """All components for ``targets``, typed once for those of one precision; the denoiser's attentions fused."""
     bundle, trt = Bundle.open(random_bundle(configuration).path), import_package(RTX)
+    # One encoder is much like another; the residual one is what a cheap test can add.
+    components = (*RUN_COMPONENTS, *(ENCODE if bundle.architecture.vae.is_residual else ()))
     attentions = 2 * bundle.architecture.transformer.num_layers
     precisions = {target: RTX_BUILDER.usual_precision(target) for target in targets}
     for precision in dict.fromkeys(precisions.values()):
-        for component in RUN_COMPONENTS:
+        for component in components:
             graph = folder / f"{component}-{precision}.onnx"
             typed = write_typed_graph(component, bundle.component_path(component), graph, precision)
             if component == "denoiser":
