@@ -122,6 +122,9 @@ class Engine(ABC):
         self._check(arrays)
         return self._infer({name: arrays[name] for name in self.inputs})
 
+    def shrink(self) -> None:  # noqa: B027 - a hook: most backends keep nothing
+        """Give back the memory that is kept for the next call, which takes it anew. Does nothing where none is kept."""
+
     def close(self) -> None:
         """Release the engine's memory. A second call does nothing; outputs already handed out stay valid."""
         if self._open:

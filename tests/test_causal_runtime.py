@@ -38,6 +38,7 @@ SIZE = VideoSize(33, 32, 48)
 OPTIONS: dict[str, Any] = {"steps": 1, "max_sequence_length": 32}
 PROMPT = "a red circle"
 CLIP = moving_disc(13, 32, 48)
+FRAMES_OF_CHUNKS = (1, 12, 12, 8)
 CASE = Case((PROMPT,), 2, SIZE, max_sequence_length=32)
 CASES = {
     "text": replace(CASE, steps=4),
@@ -216,18 +217,18 @@ def played(path: Path) -> int:
 
 
 def test_stream_to_file(runtime: Runtime, tmp_path: Path) -> None:
-    """Every chunk is on disk, and plays, while later ones are made; the muxer is one frame behind."""
+    """Every chunk is on disk, and plays, before the next is there: the first frame too."""
     path, counts = tmp_path / "out.mp4", []
 
     def look(chunk: Any) -> None:
-        if chunk.index == 3:
-            deadline = time.monotonic() + 20
-            while (not path.exists() or played(path) < 24) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            counts.append(played(path))
+        wanted = sum(frames for frames in FRAMES_OF_CHUNKS[: chunk.index])
+        deadline = time.monotonic() + 20
+        while wanted and (not path.exists() or played(path) < wanted) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        counts.append(played(path) if wanted else 0)
 
     result = runtime.stream_to_file(path, PROMPT, on_chunk=look, **OPTIONS)
-    assert counts == [24]
+    assert counts == [0, 1, 13, 25]
     assert played(path) == 33 and result.paths == (path,)
 
 

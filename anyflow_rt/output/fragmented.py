@@ -100,7 +100,7 @@ class _GrowingFile:
     """A file to which whole pieces are added: where one does not fit, the file ends with the one before it."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "wb", buffering=0)
+        self._file = path.open("wb", buffering=0)
         self._whole = 0
 
     def write(self, data: bytes) -> None:
@@ -146,7 +146,7 @@ class FragmentedMp4Writer(Mp4Writer):
         self._live.write(self._header.getvalue())
 
     def _destination(self, file: OutputFile) -> Any:
-        # FFmpeg writes the header alone; what it adds when it is closed, an index of fragments it never saw, is dropped.
+        # FFmpeg writes the header alone; what it adds when it is closed is dropped: an index of none of the fragments.
         return self._header
 
     def _encode(self, frame: Any, video: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from anyflow_rt.benchmarks.budget.burners import Burners
 from anyflow_rt.benchmarks.budget.calm import own_state
 from anyflow_rt.benchmarks.budget.simulated import USUAL_BURSTS
-from anyflow_rt.benchmarks.causal.common import STEPS, load, prompt_of
+from anyflow_rt.benchmarks.causal.common import EIGHT_CHUNKS, STEPS, gates, load, prompt_of, stream_gate
 from anyflow_rt.benchmarks.measure import BusyMachineError, Conditions, Sample
 from anyflow_rt.benchmarks.report import Outcome, Target
 from anyflow_rt.benchmarks.statistics.wilson import wilson
@@ -64,8 +64,12 @@ class Played:
 
 
 def run(conditions: Conditions) -> Outcome:
-    """Calm, then contended; in each, both kinds of stream take turns."""
+    """Calm, then contended; in each, both kinds of stream take turns.
+
+    Raises ParityError, before anything is measured, where what is streamed is not diffusers' video.
+    """
     with own_state(), load() as runtime:
+        same = [*gates([runtime], [EIGHT_CHUNKS]), stream_gate(runtime, EIGHT_CHUNKS)]
         watch = conditions.quiet()
         rate = _sustained(runtime)
         kinds: dict[str, dict[str, Any]] = {
@@ -78,8 +82,9 @@ def run(conditions: Conditions) -> Outcome:
         others = conditions.still_quiet(watch)
         contended = _play(runtime, kinds, 2 * conditions.rounds, lambda: _bursts(0))
     notes = [
+        *same,
         f"played at {rate:.1f} frames a second, which four steps sustain on the calm machine; "
-        f"deadlines are planned at confidence {CONFIDENCE:g}"
+        f"deadlines are planned at confidence {CONFIDENCE:g}",
     ]
     samples = []
     for machine, played in (("calm", calm), ("contended", contended)):
