@@ -44,6 +44,7 @@ class Components:
     specialize: the size of the videos that engines are made for and run quickest at; each that meets another shape
     becomes two. None: they are made for any size. residency: one of ``RESIDENCIES``. record: the manifest's engine
     whose files are opened; None: the graphs are. on_demand: components that are opened only if ``get`` asks for them.
+    one_call: whether one call is all there will be.
     """
 
     def __init__(
@@ -57,11 +58,12 @@ class Components:
         residency: str = RESIDENT,
         record: EngineRecord | None = None,
         on_demand: Collection[str] = (),
+        one_call: bool = False,
     ) -> None:
         self.seconds_waited = 0.0
         self.closed = False
         self._residency, self._sequential = residency, residency != RESIDENT
-        self._on_demand = frozenset(on_demand)
+        self._on_demand, self._one_call = frozenset(on_demand), one_call
         self._bundle, self._engine, self._precision, self._cache_dir = bundle, engine, precision, cache_dir
         self._record = record
         self._shapes = {} if specialize is None else usual_shapes(bundle.architecture, specialize)
@@ -142,6 +144,7 @@ class Components:
                 usual_shapes=self._shapes.get(name, ()),
                 model_hash=self._bundle.component_hash(name),
                 residency=self._residency,
+                shapes_return=not self._one_call,
             )
 
 

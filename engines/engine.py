@@ -54,7 +54,8 @@ class EngineOptions:
     usual_shapes: (input, shape) of the calls to be quickest at, None for a size that changes between them; all other
     shapes still work. model_hash: of the model's files where it is known, so that compiled forms of equal models are
     shared; without it their size and time tell them apart. residency: one of ``RESIDENCIES``, for
-    engines that share memory with the others of their bundle.
+    engines that share memory with the others of their bundle. shapes_return: whether shapes that were met may be met
+    again, so that what was made for them is worth keeping; not where one video is all there will be.
     """
 
     precision: str = "fp32"
@@ -64,6 +65,7 @@ class EngineOptions:
     usual_shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = ()
     model_hash: str | None = None
     residency: str = RESIDENT
+    shapes_return: bool = True
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

@@ -26,8 +26,9 @@ from anyflow_rt.errors import EngineError
 
 GROWING = "cache_key"
 """The input by which a model is known that meets a longer one at every call of a stream, and never the same again."""
-KERNELS_KEPT = 8
-"""Of each kind, for such a model: all that one chunk's calls share. OpenVINO keeps 5,000, 0.9 MB for every length."""
+KERNELS_KEPT = {True: 32, False: 8}
+"""Of each kind, for such a model: where shapes return, those of all chunks of a short video, else those of one chunk.
+OpenVINO would keep 5,000, up to 0.9 MB for every length."""
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -129,7 +130,7 @@ class OpenVinoEngine(Engine):
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
         if GROWING in self._plain_signature[0]:
-            settings["CPU_RUNTIME_CACHE_CAPACITY"] = KERNELS_KEPT
+            settings["CPU_RUNTIME_CACHE_CAPACITY"] = KERNELS_KEPT[self.options.shapes_return]
         if self.options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = self.options.threads
         return settings

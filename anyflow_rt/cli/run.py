@@ -154,6 +154,7 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         specialize=len(options.prompt) == 1 and not given.keys() & SIZE_OPTIONS,
         # Drafts and streams need the decoder while the denoiser is still at work.
         single_use=not (options.preview or options.stream),
+        one_call=True,
         prompt_cache=options.prompt_cache,
         residency=options.residency,
         meant_for=Call(
