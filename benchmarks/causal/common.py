@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def gates(runtimes: Sequence[Runtime], lengths: Sequence[int]) -> Iterator[str]:
 def stream_gate(runtime: Runtime, frames: int) -> str:
     """What to say of streamed frames beside those of a whole call. Raises ParityError where they differ."""
     prompt, seed = prompt_of(-1)
-    options = {"steps": STEPS, "seed": seed, "num_frames": frames}
+    options: dict[str, Any] = {"steps": STEPS, "seed": seed, "num_frames": frames}
     wanted = runtime.generate(prompt, **options).frames
     with runtime.stream(prompt, **options) as chunks:
         made = np.concatenate([chunk.frames for chunk in chunks], axis=1)
