@@ -74,6 +74,7 @@ def _check_built(bundle: Bundle, record: EngineRecord, request: Request, latent:
         videos=request.videos,
         max_sequence_length=request.max_sequence_length,
         given=request.source is not None,
+        architecture=bundle.architecture,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from anyflow_rt.build import BuildReport, make_engines, tell_of_kept
 from anyflow_rt.build_estimate import Estimate, WantedEngine, estimate
-from anyflow_rt.build_plan import for_size, refuse_causal, resolve_engines
+from anyflow_rt.build_plan import for_size, resolve_engines
 from anyflow_rt.engines.builders import BuildSource, Progress, require_builder_packages
 from anyflow_rt.engines.bundle import Bundle, read_manifest
 from anyflow_rt.engines.bundle_survey import survey
@@ -63,7 +63,6 @@ def plan_engines(options: EngineOptions) -> EnginePlan:
         Bundle.open(folder)
         raise BundleError(f"the bundle {folder} has no {', '.join(lost)}; {rebuild_command(folder)}")
     _, _, resolved = resolve_engines(options.targets, options.engine, options.precision, from_graphs=True)
-    refuse_causal(bundle.architecture, resolved)
     options.tensorrt.check_used({each.target: each.engine for each in resolved})
     text = text_weights_of(bundle.manifest.components)
     asked = tuple(for_size(each, bundle.architecture, bundle.defaults, options.tensorrt, text) for each in resolved)

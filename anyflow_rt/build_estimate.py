@@ -65,7 +65,9 @@ def estimate(architecture: Architecture, *, exports: bool, engines: Sequence[Wan
         seconds = 45 + LAYER_SECONDS * layers + disk / 100e6
     gpus = [each for each in engines if each.target != CPU]
     for each in gpus:
-        size = sum(parameters.values()) * (4 if each.precision == "fp32" else 2)
+        # As among the graphs, a causal checkpoint's blocks are there twice.
+        twice = 0 if architecture.causal is None else parameters["transformer"]
+        size = (sum(parameters.values()) + twice) * (4 if each.precision == "fp32" else 2)
         disk += size
         seconds += 30 + LAYER_SECONDS * layers + size / 100e6
     if gpus:

@@ -125,7 +125,6 @@ def plan_build(options: BuildOptions) -> BuildPlan:
     checkpoint = _load(options)
     engine, precision, wanted = resolve_engines(options.targets, options.engine, options.precision)
     wanted = () if options.onnx_only else wanted
-    refuse_causal(checkpoint.architecture, wanted)
     options.tensorrt.check_used({each.target: each.engine for each in wanted})
     # A directory by its full path: the messages that say how to build the bundle again name it, wherever they appear.
     name = checkpoint.id if checkpoint.revision is not None else str(checkpoint.path)
@@ -177,15 +176,6 @@ def missing_components(plan: BuildPlan, present: Mapping[str, ComponentRecord]) 
 def bundle_path(options: BuildOptions) -> Path:
     """Where the bundle goes: as asked, or its place in the user's cache."""
     return Path(options.out) if options.out is not None else locations.default_bundle_path(options.source)
-
-
-def refuse_causal(architecture: Architecture, wanted: Sequence[WantedEngine]) -> None:
-    """Raise UsageError for a GPU's engine of a causal checkpoint."""
-    gpus = [each.target for each in wanted if each.target != CPU]
-    if architecture.causal is not None and gpus:
-        raise UsageError(
-            f"no engine for {', '.join(gpus)} takes the caches of a causal (FAR) checkpoint yet; give --target cpu"
-        )
 
 
 def resolve_engines(

@@ -96,6 +96,7 @@ class Generation:
         self._on_step = None if on_step is None else self._timed(ON_STEP, on_step)
         self._show = self._timed(ON_PREVIEW, show)
         self._callbacks.start_run((ON_PREVIEW,) if on_step is None else (ON_STEP, ON_PREVIEW))
+        self._components.share_cores(deadlines is not None)
         self._waited_before = self._components.seconds_waited
         self._conditioning = ConditioningSeconds(0.0, 0.0)
         self._decode = 0.0
@@ -149,6 +150,11 @@ class Generation:
     def components(self) -> Components:
         """The engines of the call."""
         return self._components
+
+    @property
+    def engine(self) -> str:
+        """Its name."""
+        return self._loaded.engine
 
     @property
     def request(self) -> Request:
@@ -208,11 +214,12 @@ class Generation:
         """How jumps are made, the noise they start from, and the latents of the frames that are given."""
         request = self._request
         sampling, self._conditioning = make_sampling(self._loaded, request)
+        context = None if request.context is None else encode(self._components, request.context[None])
+        self._components.finish_stage("vae_encoder_next")
         size = sampling.size
         noise = initial_noise(request.seed, request.videos, size.channels, size.frames, size.height, size.width)
-        for name in self._components.stages[1]:
+        for name in self._components.jumping:
             self._components.get(name)  # so that opening an engine is not counted as a jump
-        context = None if request.context is None else encode(self._components, request.context[None])
         # What comes before the first decision counts as text, so that both stages together are all of it.
         conditioner = self._conditioning.conditioner
         if not self._conditioning.known:

@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from anyflow_rt.decoding import FrameDecoder
+from anyflow_rt.engines.cuda_streams import own_stream
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import Cancelled, UsageError
 from anyflow_rt.generation import Between, Generation
@@ -139,7 +140,9 @@ class _Run:
         latents, frames = _Handover(self.stop), _Handover(self.stop)
         jobs = (("denoise", latents, self._denoised(call, latents)), ("decode", frames, self._decoded(call, latents)))
         self.workers = tuple(
-            threading.Thread(target=handover.fill, args=(work,), name=f"anyflow-rt-{name}", daemon=True)
+            threading.Thread(
+                target=_fill, args=(handover, work, call.engine, name), name=f"anyflow-rt-{name}", daemon=True
+            )
             for name, handover, work in jobs
         )
         try:
@@ -172,6 +175,12 @@ class _Run:
                 self.ready.append((now - self._started_at, piece.shape[1]))
                 yield StreamedChunk(len(self.ready) - 1, piece, steps, now - self._started_at)
                 begun = time.perf_counter()
+
+
+def _fill(handover: _Handover, work: Iterator[Any], engine: str, name: str) -> None:
+    """What a worker's thread does."""
+    with own_stream(engine, name):
+        handover.fill(work)
 
 
 class _Handover:

@@ -111,10 +111,16 @@ class ChunkLayout:
         """Zero keys that the queries of a chunk attend to beside all others: see ``ATTENTION_BLOCK``."""
         return -self.tokens(index, far=False) % ATTENTION_BLOCK
 
-    def seen(self, index: int) -> int:
-        """Cached tokens that chunk ``index`` attends to, without the zero keys."""
-        compressed = self.compressed(index)
+    def seen(self, index: int, finished: int | None = None) -> int:
+        """Cached tokens that chunk ``index`` attends to, without the zero keys; finished: once so many chunks are, some
+        of them after it perhaps, when its own keys and values are computed again."""
+        compressed = self.compressed(index if finished is None else finished)
         return sum(self.tokens(chunk, far=chunk < compressed) for chunk in range(index))
+
+    @property
+    def most_seen(self) -> int:
+        """Cached tokens of the chunk that attends to the most."""
+        return max(self.seen(index) for index in range(len(self)))
 
     def rope(self, index: int, *, far: bool) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin (L, d / 2) of the places of a chunk's tokens."""

@@ -2,13 +2,14 @@
 
 Not yet run on a GPU. The first call of a shape runs the function as it is, so that every kernel is compiled and loaded,
 and gives what came out; then it captures the function, which takes the processor's part of all launches and none of the
-GPU's. Later calls copy their inputs into the graph's, replay it, and copy the result out.
+GPU's. Later calls copy their inputs into the graph's, replay it, and copy the result out. Inputs that are ``in_place``
+are not copied: a graph reads them where they are, so each place has a graph of its own.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 KEPT = 2
 """Graphs at once, each with buffers of its own: the usual video's, and that of one that differs."""
 
-Key = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
+Key = tuple[tuple[str, tuple[int, ...], torch.dtype, int], ...]
 
 
 @dataclass(frozen=True)
@@ -31,28 +32,47 @@ class _Captured:
 class ShapeGraphs:
     """``function(**tensors) -> tensor`` on a CUDA device, replayed. Outputs are the caller's own."""
 
-    def __init__(self, function: Callable[..., Tensor], device: torch.device) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        device: torch.device,
+        in_place: Collection[str] = (),
+        kept: int = KEPT,
+    ) -> None:
+        """in_place: inputs on the device that are read where they are. kept: graphs at once."""
         self._function, self._device = function, device
+        self._in_place, self._kept = frozenset(in_place), kept
         self._captured: OrderedDict[Key, _Captured] = OrderedDict()
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The function's value. Tensors on any device; they are read during the call only."""
-        key = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items())
+        key = tuple(
+            (name, tuple(tensor.shape), tensor.dtype, tensor.data_ptr() if name in self._in_place else 0)
+            for name, tensor in tensors.items()
+        )
         found = self._captured.get(key)
         if found is None:
-            while len(self._captured) >= KEPT:
+            while len(self._captured) >= self._kept:
                 self._captured.popitem(last=False)
             self._captured[key], output = self._first(tensors)
             return output
         self._captured.move_to_end(key)
         for name, tensor in tensors.items():
-            found.inputs[name].copy_(tensor)
+            if name not in self._in_place:
+                found.inputs[name].copy_(tensor)
         found.graph.replay()
         return found.output.clone()
 
+    def clear(self) -> None:
+        """Let go of every graph, and with it of what it reads in place."""
+        self._captured.clear()
+
     def _first(self, tensors: Mapping[str, Tensor]) -> tuple[_Captured, Tensor]:
         """The graph for these shapes, and the function's value, computed without it."""
-        inputs = {name: tensor.to(self._device).contiguous().clone() for name, tensor in tensors.items()}
+        inputs = {
+            name: tensor if name in self._in_place else tensor.to(self._device).contiguous().clone()
+            for name, tensor in tensors.items()
+        }
         stream, current = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream):

@@ -43,7 +43,11 @@ def _convert_model(*arguments: Any, **options: Any) -> Any:
 
 @cache
 def core() -> Any:
-    """The process's ``openvino.Core``."""
+    """The process's ``openvino.Core``: make no second one, in tests neither.
+
+    Each sets an alternate stack for signals while it exists. Of two that overlap the first to go leaves one that is no
+    longer mapped, and the next signal, Ctrl-C too, ends the process (2026.4: ``SigAltStackSetup`` of the CPU plugin).
+    """
     return import_openvino().Core()
 
 

@@ -71,9 +71,18 @@ def pack_weights(packed: Packed, weights: Weights, path: Path) -> None:
     with torch.no_grad():
         module = packed.with_weights(weights).module
         tensors = {key: value.detach().clone().contiguous() for key, value in module.state_dict().items()}
+    _save(packed, tensors, path)
+
+
+def pack_header(packed: Packed, path: Path) -> None:
+    """Write a component whose weights another one's file has."""
+    _save(packed, {}, path)
+
+
+def _save(packed: Packed, tensors: dict[str, torch.Tensor], path: Path) -> None:
     header = {"schema": SCHEMA, "component": packed.component, "precision": packed.precision}
-    header["architecture"] = packed.architecture.to_dict()
-    _safetensors().torch.save_file(tensors, path, metadata={_HEADER: json.dumps(header)})
+    values = {**header, "architecture": packed.architecture.to_dict()}
+    _safetensors().torch.save_file(tensors, path, metadata={_HEADER: json.dumps(values)})
 
 
 def read_packed(path: Path) -> Packed:

@@ -4,6 +4,11 @@ Opens what ``build --target sm_XX --engine triton`` packed. Denoiser: ``triton_m
 as one CUDA graph for each set of shapes, its kernels taken from the bundle. The other components are the PyTorch
 modules that the graphs are exported from: text and time embedding in float32, the rest under autocast.
 
+A causal checkpoint's denoiser and cache writer share their blocks (``triton_shared``) and a cache in the GPU's memory,
+which ``new_caches`` gives: ``cache_key`` and ``cache_value`` are then all of it, and ``cache_counts`` (2,) int32 says
+how many of its tokens are there, and how many zero keys beside them. The writer has no outputs: it puts the chunk's
+keys and values behind those tokens.
+
 Arrays come and go as numpy arrays; what only passes from one component to another (``compute_type``) stays on the GPU,
 as a torch tensor. Under Triton's interpreter (``TRITON_INTERPRET=1``) all of it runs on a CPU, for tests.
 
@@ -26,8 +31,10 @@ from anyflow_rt.errors import EngineError, MissingPackageError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
     from anyflow_rt.engines.cuda_graphs import ShapeGraphs
+    from anyflow_rt.engines.triton_causal import Caches
     from anyflow_rt.kernels.packed import KernelPack
 
 ATTENTION_VARIABLE = "ANYFLOW_RT_ATTENTION"
@@ -36,6 +43,18 @@ ATTENTION_VARIABLE = "ANYFLOW_RT_ATTENTION"
 
 FLOAT32_COMPONENTS = ("text_encoder", "time_embedder")
 """Widened where they are used; the rest multiplies at the precision asked for."""
+
+CACHED_COMPONENTS = ("denoiser", "cache_writer")
+"""Of a causal checkpoint: what reads and writes the cache."""
+
+CROSS = ("cross_key", "cross_value")
+CACHES, COUNTS = ("cache_key", "cache_value"), "cache_counts"
+
+CAUSAL_GRAPHS = 6
+"""Graphs that a causal denoiser keeps: chunks of up to three lengths, and two prompts where it is guided."""
+
+STAYS = ("tokens",)
+"""Outputs beside those of ``compute_type`` that stay on the GPU: the cache writer's input."""
 
 KERNELS = "kernels"
 """Folder of compiled kernels beside the components' files."""
@@ -65,25 +84,50 @@ class TritonEngine(Engine):
                 f"open it at {self._packed.precision}"
             )
         self._dtype = DTYPES[precision]
-        self._graph = load_graph(self._packed, self.model_path, self._device)
-        self._module = self._graph.module
         self._pack: KernelPack | None = None
         self._graphs: ShapeGraphs | None = None
+        self._caches: Caches | None = None
+        self._has_cache = self._packed.architecture.causal is not None and self._packed.component in CACHED_COMPONENTS
+        if self._has_cache:
+            self._graph, self._module = self._packed.without_storage(), self._load_causal()
+        else:
+            self._graph = load_graph(self._packed, self.model_path, self._device)
+            self._module = self._graph.module
         if self._packed.component == "denoiser":
             self._load_denoiser()
+        if not INTERPRETED:
+            torch.cuda.current_stream(self._device).synchronize()  # whoever uses it may do so on another stream
+
+    def _load_causal(self) -> Module:
+        from anyflow_rt.engines.triton_causal import Caches, TritonCacheWriter, TritonCausalDenoiser
+        from anyflow_rt.engines.triton_shared import shared_denoiser
+
+        attention = os.environ.get(ATTENTION_VARIABLE, "triton")
+        shared = shared_denoiser(self.model_path.parent, self._device, attention, ATTENTION_VARIABLE)
+        if self._packed.component == "cache_writer":
+            return TritonCacheWriter(shared)
+        self._caches = Caches(self._dtype, self._device, lambda: None if self._graphs is None else self._graphs.clear())
+        return TritonCausalDenoiser(shared)
 
     def _load_denoiser(self) -> None:
         from anyflow_rt.engines.triton_modules import TritonDenoiser
 
-        module = TritonDenoiser(self._module, os.environ.get(ATTENTION_VARIABLE, "triton"))
-        self._module = module
+        if not self._has_cache:
+            self._module = TritonDenoiser(self._module, os.environ.get(ATTENTION_VARIABLE, "triton"))
         if self._device.type != "cuda":
             return
-        from anyflow_rt.engines.cuda_graphs import ShapeGraphs
+        from anyflow_rt.engines.cuda_graphs import KEPT, ShapeGraphs
 
         self._pack = self._load_pack()
         self._pack.install()
-        self._graphs = ShapeGraphs(module, self._device)
+        places, kept = (CACHES, CAUSAL_GRAPHS) if self._has_cache else ((), KEPT)
+        self._graphs = ShapeGraphs(self._module, self._device, places, kept)
+
+    def new_caches(self, prompts: int, shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of a run's chunks under each of its prompts, ``shape`` (layers, B, heads, capacity, d) or a
+        little more capacity; not zeroed. Of a causal denoiser: see ``triton_causal.Caches``."""
+        assert self._caches is not None
+        return self._caches.take(prompts, shape)
 
     def _load_pack(self) -> KernelPack:
         """The bundle's kernels for the GPU that the denoiser is on."""
@@ -99,6 +143,9 @@ class TritonEngine(Engine):
         from anyflow_rt.engines.torch_pack import signature
 
         inputs, outputs = signature(self._graph)
+        if self._has_cache:
+            inputs[COUNTS] = TensorSpec((2,), np.dtype(np.int32))
+            outputs = {} if self._packed.component == "cache_writer" else outputs
         return self._retyped(inputs), self._retyped(outputs)
 
     def _infer(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +155,9 @@ class TritonEngine(Engine):
 
         try:
             with torch.inference_mode(), torch.device(self._device), exact_float32():
+                if self._packed.component == "cache_writer":
+                    self._write(arrays)
+                    return {}
                 tensors = {name: self._tensor(array) for name, array in arrays.items()}
                 values = self._run(tensors)
                 return {name: self._array(name, value) for name, value in zip(self.outputs, values, strict=True)}
@@ -115,16 +165,17 @@ class TritonEngine(Engine):
             given = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
             raise EngineError(f"{self._label} failed on {given}: {_line(error)}") from error
         except triton.TritonError as error:
+            other = "" if self._has_cache else f"set {ATTENTION_VARIABLE}=sdpa if it is attention's, "
             raise EngineError(
                 f"{self._label}: Triton {triton.__version__} could not make or run a kernel "
-                f"({type(error).__name__}: {_line(error)}); install the Triton that the "
-                f"bundle names, set {ATTENTION_VARIABLE}=sdpa if it is attention's, or leave out --engine triton"
+                f"({type(error).__name__}: {_line(error)}); install the Triton that the bundle names, {other}or leave "
+                "out --engine triton"
             ) from error
 
     def _release(self) -> None:
         if self._pack is not None:
             self._pack.remove()
-        del self._graph, self._module, self._graphs, self._pack
+        del self._graph, self._module, self._graphs, self._pack, self._caches
 
     def _run(self, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
         import torch
@@ -132,13 +183,29 @@ class TritonEngine(Engine):
         from anyflow_rt.engines.export.onnx import arguments_of
 
         if self._packed.component == "denoiser":
-            for name in ("cross_key", "cross_value"):
+            for name in (*CROSS, *(CACHES if self._has_cache else ())):
                 tensors[name] = tensors[name].to(self._dtype)
             return ((self._module(**tensors) if self._graphs is None else self._graphs(tensors)),)
         narrow = self._dtype != torch.float32 and self._packed.component not in FLOAT32_COMPONENTS
         with torch.autocast(self._device.type, self._dtype, enabled=narrow):
             values = self._module(**arguments_of(self._module, tensors))
         return (values,) if isinstance(values, torch.Tensor) else tuple(values)
+
+    def _write(self, arrays: Mapping[str, Any]) -> None:
+        """A pass of the cache writer, eager: its launches differ from chunk to chunk."""
+        import torch
+
+        for name in CACHES:
+            cache = arrays[name]
+            here = isinstance(cache, torch.Tensor) and cache.device.type == self._device.type and cache.is_contiguous()
+            if not here:
+                raise EngineError(
+                    f"{self._label}: {name} is written in place; give what the denoiser's new_caches gave"
+                )
+        tensors = {name: self._tensor(array) for name, array in arrays.items() if name != COUNTS}
+        for name in CROSS:
+            tensors[name] = tensors[name].to(self._dtype)
+        self._module(**tensors, start=int(arrays[COUNTS][0]))
 
     def _tensor(self, array: Any) -> Tensor:
         """A dense copy of a numpy array on the device, bits of bfloat16 as such; a torch tensor as it is there."""
@@ -156,7 +223,7 @@ class TritonEngine(Engine):
         spec = self.outputs[name]
         kept = self._in_compute_type(name)
         value = value.to(self._dtype if kept else getattr(torch, spec.dtype.name)).contiguous()
-        if kept and self._device.type == "cuda":
+        if (kept or name in STAYS) and self._device.type == "cuda":
             return value
         value = value.view(torch.uint16) if value.dtype == torch.bfloat16 else value
         return value.cpu().numpy()

@@ -9,10 +9,13 @@ What is left to PyTorch: the patches' and the head's projection, six linear laye
 out, expand, contract), the activation between the last two (a launch of its own: docs/performance.md says what that
 costs, and why PyTorch's product with the activation in it is not used), and what goes before the patches: the state
 cast to the compute type, and its pixels put in order. The residual is kept in the compute type, everything that is
-summed over is float32. ``transformer.Denoiser`` says what is computed, and how weights are laid out.
+summed over is float32. ``transformer.Denoiser`` says what is computed, and how weights are laid out. A causal
+checkpoint's chunk is the same but for attention to itself, which ``triton_causal`` has.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +26,11 @@ from anyflow_rt.kernels.attention.implementations import attention_by_name
 from anyflow_rt.kernels.checks import ALIGNMENT
 from anyflow_rt.kernels.library import OPERATORS
 from anyflow_rt.kernels.qk_norm_rope.triton import packed_value
+
+Rope = tuple[Tensor, Tensor]
+
+OwnAttention = Callable[[transformer.SelfAttention, Tensor, Rope], Tensor]
+"""(layer, packed projection (B, L, 3 D), cos and sin) -> what tokens attend to among their own kind, (B, L, D)."""
 
 ONCE_LAUNCHES = {"adaptive_norm": 1, "flow_map_update": 1}
 BLOCK_LAUNCHES = {"qk_norm_rope": 1, "query_norm": 1, "attention": 2, "join_norm": 3}
@@ -55,15 +63,18 @@ class TritonDenoiser(nn.Module):
         context_bias: Tensor,
         rope_cos: Tensor,
         rope_sin: Tensor,
+        own: Sequence[OwnAttention] | None = None,
     ) -> Tensor:
-        """Shapes as in the component table of ``docs/architecture.md``, keys and values in the compute type; z_r."""
+        """Shapes as in the component table of ``docs/architecture.md``, keys and values in the compute type; z_r. own:
+        of each block, where a video's tokens attend to more than themselves."""
         x = F.linear(self._patches(latents), self.patch_weight, self.patch_bias)
         tables = [(modulation, block.scale_shift_table) for block in self.blocks]
         norms = [*tables[1:], (head_modulation[:, :, None], self.scale_shift_table)]
         y = OPERATORS["adaptive_norm"](x, *tables[0], 0, 1, eps=self.eps)
         for index, block in enumerate(self.blocks):
-            cross = (_aligned(cross_key[index]), _aligned(cross_value[index]), context_bias)
-            x, y = block(x, y, modulation, norms[index], cross, (rope_cos, rope_sin))
+            cross = (aligned(cross_key[index]), aligned(cross_value[index]), context_bias)
+            attend = None if own is None else own[index]
+            x, y = block(x, y, modulation, norms[index], cross, (rope_cos, rope_sin), attend)
         return OPERATORS["flow_map_update"](self.head(y).flatten(1, 2), latents, interval)
 
     def _patches(self, latents: Tensor) -> Tensor:
@@ -94,12 +105,14 @@ class TritonBlock(nn.Module):
         modulation: Tensor,
         next_norm: tuple[Tensor, Tensor],
         cross: tuple[Tensor, Tensor, Tensor],
-        rope: tuple[Tensor, Tensor],
+        rope: Rope,
+        own: OwnAttention | None = None,
     ) -> tuple[Tensor, Tensor]:
         """x, y (B, F, N, D); modulation (B, F, 6, D); next_norm: modulation and table of the norm that comes after;
-        cross: key, value, bias; rope: cos, sin."""
+        cross: key, value, bias; rope: cos, sin; own: attention to the video's tokens, where not to these alone."""
         gate = (modulation, self.scale_shift_table)
-        branch = self._self_attention(y.flatten(1, 2), rope).view_as(x)
+        packed = self.own.qkv(y.flatten(1, 2))
+        branch = self.own.out((own or self._attend_own)(self.own, packed, rope)).view_as(x)
         if self.affine is None:
             x = y = OPERATORS["join"](x, branch, *gate, 2)
         else:
@@ -110,13 +123,8 @@ class TritonBlock(nn.Module):
         branch = self.contract(F.gelu(self.expand(y), approximate="tanh"))
         return OPERATORS["join_norm"](x, branch, *gate, 5, *next_norm, 0, 1, eps=self.eps)
 
-    def _self_attention(self, y: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        layer = self.own
-        packed = layer.qkv(y)
-        query, key = OPERATORS["qk_norm_rope"](
-            packed, layer.query_gain, layer.key_gain, *rope, layer.heads, "halves", layer.eps
-        )
-        return layer.out(self.attend(query, key, _aligned(packed_value(packed, layer.heads)), None))
+    def _attend_own(self, layer: transformer.SelfAttention, packed: Tensor, rope: Rope) -> Tensor:
+        return self.attend(*queries_keys_values(layer, packed, rope), None)
 
     def _cross_attention(self, y: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         layer = self.cross
@@ -124,7 +132,15 @@ class TritonBlock(nn.Module):
         return layer.out(self.attend(query, key, value, bias))
 
 
-def _aligned(part: Tensor) -> Tensor:
+def queries_keys_values(layer: transformer.SelfAttention, packed: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a packed projection (B, L, 3 D), each (B, heads, L, d); the value stays where it is."""
+    query, key = OPERATORS["qk_norm_rope"](
+        packed, layer.query_gain, layer.key_gain, *rope, layer.heads, "halves", layer.eps
+    )
+    return query, key, aligned(packed_value(packed, layer.heads))
+
+
+def aligned(part: Tensor) -> Tensor:
     """``part`` as kernels want it: copied where it begins at an odd place, as it may where widths are odd."""
     return part.clone() if part.storage_offset() * part.element_size() % ALIGNMENT else part
 

@@ -8,6 +8,7 @@
     | qk_norm_rope       | qk_norm_rope    | query, key; the value stays in ``packed``: ``packed_value`` |
     | query_norm         | qk_norm_rope    | query                                                       |
     | attention          | attention       | (B, Lq, heads * d)                                          |
+    | cached_attention   | attention       | the same, over a cache and the chunk's own keys             |
 
 Each allocates what it gives and declares that it changes none of its arguments. Norms and gates are given by their
 parts, because a schema knows tensors and numbers only: ``modulation`` and ``table`` with the rows to take, or ``gain``
@@ -26,6 +27,7 @@ from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels import launch as launching
 from anyflow_rt.kernels.adaptive_norm.triton import adaptive_norm as run_adaptive_norm
 from anyflow_rt.kernels.adaptive_norm.vectors import Affine, FrameVectors, Gate, Modulation
+from anyflow_rt.kernels.attention.checks import Past
 from anyflow_rt.kernels.attention.triton import attention as run_attention
 from anyflow_rt.kernels.flow_map_update.triton import flow_map_update as run_flow_map_update
 from anyflow_rt.kernels.qk_norm_rope.triton import qk_norm_rope as run_qk_norm_rope
@@ -175,6 +177,16 @@ def attention(
 ) -> Tensor:
     """(B, Lq, heads * d)."""
     return run_attention(query, key, value, key_bias, chunks=chunks, scale=scale)
+
+
+@_operator(
+    lambda query, *rest, **named: query.new_empty((query.shape[0], query.shape[2], query.shape[1] * query.shape[3])),
+)
+def cached_attention(
+    query: Tensor, key: Tensor, value: Tensor, past_key: Tensor, past_value: Tensor, past_counts: Tensor
+) -> Tensor:
+    """(B, Lq, heads * d)."""
+    return run_attention(query, key, value, past=Past(past_key, past_value, past_counts))
 
 
 def _gate(modulation: Tensor | None, table: Tensor | None, row: int) -> Gate | None:

@@ -21,7 +21,7 @@ from anyflow_rt.kernels.library import NAMESPACE, OPERATORS
 VERSION = 1
 """Of the domain ``anyflow``."""
 
-_FLOATS = ["tensor(float)", "tensor(bfloat16)", "tensor(float16)"]
+_TYPES = ["tensor(float)", "tensor(bfloat16)", "tensor(float16)", "tensor(int32)"]
 _ATTRIBUTES = {"int": "INT", "float": "FLOAT", "str": "STRING", "List[int]": "INTS"}
 
 
@@ -84,12 +84,12 @@ def _onnx_schema(kinds: Any, name: str, schema: Any) -> Any:
         if _is_tensor(argument):
             option = optional if isinstance(argument.type, torch.OptionalType) else single
             inputs.append(kinds.FormalParameter(argument.name, f"T_{argument.name}", param_option=option))
-            constraints.append((f"T_{argument.name}", _FLOATS, ""))
+            constraints.append((f"T_{argument.name}", _TYPES, ""))
         else:
             attribute = getattr(kinds.AttrType, _ATTRIBUTES[str(kind)])
             attributes.append(kinds.Attribute(argument.name, attribute, required=False))
     outputs = [kinds.FormalParameter(f"output_{index}", f"T_{index}") for index in range(len(schema.returns))]
-    constraints += [(f"T_{index}", _FLOATS, "") for index in range(len(schema.returns))]
+    constraints += [(f"T_{index}", _TYPES, "") for index in range(len(schema.returns))]
     return kinds(
         node_name(name),
         NAMESPACE,

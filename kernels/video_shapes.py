@@ -51,6 +51,9 @@ LARGE = VideoShape("14B 480x832x81", 40, 128, 13824, 40, 21, 30, 52, 128 + 2)
 SHIPPED = VideoShape("shapes 64x64x17", 5, 32, 640, 6, 5, 4, 4, 20 + 2)
 VIDEO_SHAPES = (SMALL, LARGE, SHIPPED)
 
+CAUSAL_CHUNK_FRAMES = 3
+"""Latent frames of most chunks of the released causal checkpoints."""
+
 
 def described(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A tensor without storage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from support.bundles import random_bundle
 import anyflow_rt
 from anyflow_rt.benchmarks import suite
 from anyflow_rt.benchmarks.causal import chunks, clips, common, deadlines, speed, streams
-from anyflow_rt.benchmarks.measure import Conditions
+from anyflow_rt.benchmarks.measure import BusyMachineError, Conditions
 from anyflow_rt.benchmarks.report import Outcome
 from anyflow_rt.benchmarks.shapes.continuation import judge_continuation
 from anyflow_rt.errors import ParityError
@@ -82,13 +83,16 @@ def test_streams(on_random_bundle: Callable[..., Outcome]) -> None:
 
 
 def test_deadlines(on_random_bundle: Callable[..., Outcome]) -> None:
-    outcome = on_random_bundle(deadlines, EIGHT_CHUNKS=25, FRAMES=57, LEARNING=1, STREAMS=1)
+    outcome = on_random_bundle(deadlines, EIGHT_CHUNKS=25, FRAMES=57, LEARNING=1, STREAMS=1, CALM=1, CONTENDED=1)
+    kinds = ("deadlines", "four steps", "one step")
     assert "same video as diffusers" in outcome.notes[0] and "same video as made at once" in outcome.notes[1]
-    assert "planned at confidence 0.99" in outcome.notes[2]
-    assert [note.split(":")[0] for note in outcome.notes[3:7]] == [
-        f"{machine}, {kind}" for machine in ("calm", "contended") for kind in ("deadlines", "four steps")
+    assert "played at" in outcome.notes[2] and "planned at confidence 0.99" in outcome.notes[3]
+    assert [note.split(":")[0] for note in outcome.notes[4:11]] == [
+        *(f"{machine}, {kind}" for machine in ("calm", "contended") for kind in kinds),
+        f"contended, {deadlines.ALL_CORES}",
     ]
-    assert {step for sample in outcome.samples[1::2] for step in sample.values} == {4}
+    fixed = [sample for sample in outcome.samples if "deadlines" not in sample.name]
+    assert [{*sample.values} for sample in fixed] == [{4}, {1}, {4}, {1}, {4}]
     bitten = outcome.targets[1]
     assert ("contention did not bite" in outcome.notes[-1]) == (not bitten.met) and bitten.bound == 5.0
 
@@ -99,6 +103,21 @@ def test_what_a_player_met() -> None:
     found = deadlines._played([result, result])  # type: ignore[list-item]
     assert (found.chunks, found.stalls, found.waited, found.share) == (6, 2, 2.0, pytest.approx(1 / 3))
     assert str(found).startswith("2 of 6 chunks late (33.33%") and "2.75 steps a chunk" in str(found)
+
+
+def test_the_highest_rate_that_is_kept() -> None:
+    """Four frames every 0.5 s, but once after 1.5 s."""
+    ready, at = [1.0], 1.0
+    for number in range(40):
+        at += 1.5 if number == 20 else 0.5
+        ready.append(at)
+    report = StreamReport(ready=tuple(ready), frames=(1, *[4] * 40), fps=1.0)
+    result = SimpleNamespace(stream=report, chunks=[])
+    rate = deadlines.kept_rate([result])  # type: ignore[list-item]
+    assert not any(replace(report, fps=rate).stalls[1:]) and any(replace(report, fps=1.02 * rate).stalls[1:])
+    never = SimpleNamespace(stream=replace(report, ready=(0.0, 99.0, *[200.0] * 39)), chunks=[])
+    with pytest.raises(BusyMachineError, match="a frame a second"):
+        deadlines.kept_rate([never])  # type: ignore[list-item]
 
 
 def test_the_scenes_are_what_they_are_judged_as() -> None:

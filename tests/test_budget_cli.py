@@ -232,7 +232,9 @@ def test_calibrate(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert stages["jump"]["runs"] == 20 * 16 + 2 + 1, "the first call of each process is no warm one"
     assert all(stage["median"] is not None and stage["first"] is not None for stage in stages.values())
     assert [each["steps"] for each in found["budgets"]] == [1, 2, 4, 8, 16, 32]
-    assert found["budgets"][0]["seconds"] < found["budgets"][-1]["seconds"]
+    seconds = [each["seconds"] for each in found["budgets"]]
+    # Equal where one slow decode among so few runs is the worst of all plans.
+    assert seconds == sorted(seconds)
     assert main([*arguments, "--openings", "0"]) == 0
     out, error = capsys.readouterr()
     assert out == "" and "median ms" in error and "32 in " in error and "profile: " in error

@@ -17,10 +17,10 @@ from support.bundles import RandomBundle, random_bundle
 from anyflow_rt.build import build
 from anyflow_rt.build_plan import BuildOptions, plan_build, preview
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.export import COMPONENT_NAMES
 from anyflow_rt.engines.gpu import present_target
 from anyflow_rt.engines.onnx_signature import read_signature
 from anyflow_rt.engines.torch_pack import read_packed, signature
-from anyflow_rt.engines.triton_build import RUN_COMPONENTS
 from anyflow_rt.errors import MissingPackageError, UsageError
 from anyflow_rt.runtime import Runtime
 
@@ -68,7 +68,7 @@ def test_weights_kernels_and_metadata_are_in_the_manifest(built: tuple[RandomBun
     assert set(record.packages) == {"torch", "triton"}
     folder = made.path / "engines/sm_89/triton-bf16-dynamic"
     assert all(file.path.startswith("engines/sm_89/triton-bf16-dynamic/") for file in record.files)
-    for name in RUN_COMPONENTS:
+    for name in COMPONENT_NAMES:
         assert bundle.engine_path(record, name) == folder / f"{name}.safetensors"
     kernels = sorted((folder / "kernels").glob("*.json"))
     metadata = [json.loads(path.read_text()) for path in kernels]
@@ -84,7 +84,7 @@ def test_weights_kernels_and_metadata_are_in_the_manifest(built: tuple[RandomBun
 def test_signatures_are_those_of_the_graphs(built: tuple[RandomBundle, dict[str, Any]]) -> None:
     bundle = Bundle.open(built[0].path)
     (record,) = bundle.manifest.engines
-    for name in RUN_COMPONENTS:
+    for name in COMPONENT_NAMES:
         found = signature(read_packed(bundle.engine_path(record, name)).without_storage())
         wanted = read_signature(bundle.component_path(name))
         assert [list(ports.items()) for ports in found] == [list(ports.items()) for ports in wanted], name

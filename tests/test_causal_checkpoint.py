@@ -15,7 +15,7 @@ from anyflow_rt.build_plan import BuildOptions, plan_build, preview
 from anyflow_rt.engines.architecture import Architecture, CausalConfig
 from anyflow_rt.engines.checkpoint import load_checkpoint
 from anyflow_rt.engines.export import CAUSAL_COMPONENT_NAMES, COMPONENT_NAMES
-from anyflow_rt.errors import CheckpointError, UsageError
+from anyflow_rt.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,7 @@ def test_a_mistyped_name_is_told_the_shipped_ones() -> None:
         plan_build(BuildOptions(checkpoint="shapes-causl"))
 
 
-def test_no_gpu_engine_is_promised(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="sm_89 takes the caches of a causal"):
-        plan_build(BuildOptions(checkpoint=str(base), out=tmp_path / "bundle", targets=("sm_89",), engine="triton"))
+@pytest.mark.parametrize("engine", ["triton", "tensorrt_rtx"])
+def test_gpu_engines_are_planned(engine: str, base: Path, tmp_path: Path) -> None:
+    options = BuildOptions(checkpoint=str(base), out=tmp_path / "bundle", targets=("sm_89",), engine=engine)
+    assert [str(each) for each in plan_build(options).wanted] == [f"sm_89 {engine} bf16"]

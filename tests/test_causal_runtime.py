@@ -389,6 +389,22 @@ def test_deadlines(runtime: Runtime) -> None:
         assert all(chunk.predicted is not None and chunk.planned_steps is not None for chunk in chunks)
 
 
+def test_what_has_deadlines_shares_the_cores(runtime: Runtime) -> None:
+    def threads() -> list[int | None]:
+        names = ("text_encoder", "denoiser", "vae_decoder_next")
+        return [runtime._components.get(name).options.threads for name in names]
+
+    whole = runtime.generate(PROMPT, seed=3, **OPTIONS)
+    assert threads() == [None] * 3
+    with runtime.stream(PROMPT, seed=3, budget_per_chunk=30.0, **OPTIONS) as stream:
+        frames = np.concatenate([chunk.frames for chunk in stream], axis=1)
+        half = max(1, len(os.sched_getaffinity(0)) // 2)
+        assert threads() == [None, half, half]
+    assert np.abs(frames.astype(int) - whole.frames).max() <= FRAME_BOUND
+    assert np.array_equal(runtime.generate(PROMPT, seed=3, **OPTIONS).frames, whole.frames)
+    assert threads() == [None] * 3
+
+
 def test_playing_deadlines(runtime: Runtime) -> None:
     """The first chunk has none; the others are due when all before them were played."""
     with runtime.stream(PROMPT, fps_deadline=True, fps=2.0, **{**OPTIONS, "steps": 2}) as stream:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,23 +35,29 @@ ARCHITECTURE = Architecture(
 )
 
 
+OF_NUMPY, OF_TORCH = np.asarray, torch.from_numpy
+"""Where an engine leaves what it writes: torch's tensors are a GPU's."""
+
+
 @given(st.data())
 def test_rows_move_in_place(data: st.DataObject) -> None:
-    rows, width = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3))
+    layers, rows, width = (data.draw(st.integers(1, most)) for most in (4, 3, 3))
     before, after = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 8))
     kept = data.draw(st.integers(0, min(before, after)))
-    buffer = np.arange(rows * max(before, after) * width)
-    wanted = buffer[: rows * before * width].reshape(rows, before, width)[:, :kept].copy()
-    _lay_out(buffer, rows, before, after, kept, width)
-    assert np.array_equal(buffer[: rows * after * width].reshape(rows, after, width)[:, :kept], wanted)
+    numbers = np.arange(layers * rows * max(before, after) * width)
+    wanted = numbers[: layers * rows * before * width].reshape(layers, rows, before, width)[:, :, :kept].copy()
+    buffer = data.draw(st.sampled_from((OF_NUMPY, OF_TORCH)))(numbers)
+    _lay_out(buffer, (layers, 1, rows, after, width), before, kept)
+    whole = np.asarray(buffer)[: layers * rows * after * width].reshape(layers, rows, after, width)
+    assert np.array_equal(whole[:, :, :kept], wanted)
 
 
 class _Engine:
     """Stands for every component: what it writes of a chunk are the number of the call, and how many came before."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Any) -> None:
         self.inputs = {"cache_key": TensorSpec((), np.dtype(np.float32))}
-        self.calls = 0
+        self.calls, self._place = 0, place
 
     def infer(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
         if "latents" in arrays:
@@ -56,13 +66,13 @@ class _Engine:
             return {"modulation": np.zeros((1, 1, 6, 1), np.float32)}
         self.calls += 1
         shape = (LAYERS, 1, HEADS, len(arrays["rope_cos"]), WIDTH)
-        key = np.full(shape, self.calls, np.float32)
+        key = self._place(np.full(shape, self.calls, np.float32))
         return {"next_cache_key": key, "next_cache_value": -key}
 
 
 class _Components:
-    def __init__(self) -> None:
-        self.engine = _Engine()
+    def __init__(self, place: Any) -> None:
+        self.engine = _Engine(place)
 
     def get(self, name: str) -> _Engine:
         return self.engine
@@ -73,22 +83,30 @@ class _Conditioning:
         self.context_bias = np.zeros((1, 4), np.float32)
 
 
-def test_what_is_compressed_is_kept_once() -> None:
+@pytest.mark.parametrize("place", [OF_NUMPY, OF_TORCH])
+def test_what_is_compressed_is_kept_once(place: Any) -> None:
     """Five chunks of 1, 2, 2, 2, 2 latent frames of 4x4 tokens, compressed 2x2: what each attends to, what is kept."""
     size = latent_size(ARCHITECTURE, VideoSize(33, 64, 64))
     layout = make_layout(ARCHITECTURE, size)
     assert layout.partition == (1, 2, 2, 2, 2)
-    components, sampling = _Components(), Sampling(ARCHITECTURE, size, [_Conditioning()])  # type: ignore[list-item]
+    components, sampling = _Components(place), Sampling(ARCHITECTURE, size, [_Conditioning()])  # type: ignore[list-item]
     cache = ChunkCache(components, sampling, layout)  # type: ignore[arg-type]
     latents = np.zeros((1, size.frames, size.channels, size.height, size.width), np.float32)
     # Calls of the writer: 1; 2; 3 compresses the first, 4 and 5 write the others anew; 6 the second, 7, 8.
     held = [[(1, 16)], [(1, 16), (2, 32)], [(3, 4), (4, 32), (5, 32)], [(3, 4), (6, 8), (7, 32), (8, 32)]]
+    (nothing,) = cache.inputs()
+    assert nothing["cache_key"].shape == (LAYERS, 1, HEADS, layout.padding(0), WIDTH) and not nothing["cache_key"].any()
+    addresses = set()
     for wanted in held:
         cache.finish(latents)
         (found,) = cache.inputs()
         tokens = [number for number, count in wanted for _ in range(count)] + [0] * layout.padding(cache.finished)
         for port, sign in (("cache_key", 1), ("cache_value", -1)):
             assert found[port].shape == (LAYERS, 1, HEADS, len(tokens), WIDTH)
-            assert (found[port] == sign * np.array(tokens, np.float32)[:, None]).all()
+            assert type(found[port]) is type(place(np.zeros(1)))
+            numbers = np.asarray(found[port])
+            assert (numbers == sign * np.array(tokens, np.float32)[:, None]).all()
+            addresses.add((port, numbers.ctypes.data))
         parts = cache._prompts[0].parts
         assert not any(part.far for part in parts) and len(parts) <= 2
+    assert len(addresses) == 2, "a piece of memory for keys and one for values, which engines read where they are"

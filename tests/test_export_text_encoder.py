@@ -24,6 +24,7 @@ from anyflow_rt.engines.architecture import (
 )
 from anyflow_rt.engines.export import text_encoder
 from anyflow_rt.engines.export.components import export_component
+from anyflow_rt.engines.openvino_package import core
 from anyflow_rt.errors import CheckpointError
 
 BASE: dict[str, Any] = {"vocab_size": 60, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 3}
@@ -116,8 +117,8 @@ def test_graph_equals_the_reference_at_any_length(exported: tuple[Case, Path], e
             return session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
     else:
-        openvino = pytest.importorskip("openvino")
-        compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        pytest.importorskip("openvino")
+        compiled = core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
         def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
             return compiled([ids, mask])[0].copy()

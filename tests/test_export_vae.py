@@ -28,7 +28,7 @@ from anyflow_rt.engines.architecture import (
 )
 from anyflow_rt.engines.export import vae_decoder, vae_encoder
 from anyflow_rt.engines.export.components import export_component
-from anyflow_rt.engines.openvino_package import processor_has_bf16
+from anyflow_rt.engines.openvino_package import core, processor_has_bf16
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "three_levels_patched": {
@@ -255,9 +255,7 @@ def onnx_graph(path: Path) -> Graph:
 
 
 def openvino_graph(path: Path, precision: str) -> Graph:
-    import openvino
-
-    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    compiled = core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": precision})
 
     def run(*arrays: np.ndarray) -> Arrays:
         results = compiled(list(arrays))

@@ -18,8 +18,9 @@ from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.tensorrt.compiler import CompiledEngine, compile_engine
 from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, RTX, import_package
-from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS, profiles
+from anyflow_rt.engines.tensorrt.profiles import profiles
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
+from anyflow_rt.engines.tensorrt.stages import ENCODE, RUN_COMPONENTS
 from anyflow_rt.engines.typed.graph import TypedGraph, write_typed_graph
 from anyflow_rt.errors import EngineError
 
@@ -62,8 +63,13 @@ def built(
     return typed, compile_engine(trt, typed.path, folder / f"{component}.engine", target, wanted, settings)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("component", RUN_COMPONENTS)
+@pytest.mark.parametrize(
+    "component, target",
+    [
+        *((component, target) for component in RUN_COMPONENTS for target in TARGETS),
+        *((component, target) for component in ENCODE for target in (WIDE_TARGET, "sm_75")),
+    ],
+)
 def test_the_shapes_checkpoint(component: str, target: str, tmp_path: Path) -> None:
     architecture = shapes_architecture()
     typed, engine = built(tmp_path, component, shapes_graph(component), architecture, target)
@@ -79,7 +85,7 @@ def test_the_shapes_checkpoint(component: str, target: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("configuration", ["no_cross_norm", "three_scales", "residual_patched_vae"])
 def test_across_the_configuration_space(configuration: str, tmp_path: Path) -> None:
     bundle = Bundle.open(random_bundle(configuration).path)
-    for component in RUN_COMPONENTS:
+    for component in (*RUN_COMPONENTS, *(ENCODE if bundle.architecture.vae.is_residual else ())):
         graph = bundle.component_path(component)
         typed, engine = built(tmp_path, component, graph, bundle.architecture, WIDE_TARGET)
         assert engine.size > 0

@@ -28,10 +28,10 @@ from anyflow_rt.engines.tensorrt import package, runner
 from anyflow_rt.engines.tensorrt.limits import check_call
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package, require_present
-from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS
 from anyflow_rt.engines.tensorrt.record import RECORD, SCHEMA, BuiltComponent, EngineFacts, read_facts
 from anyflow_rt.engines.tensorrt.requirements import check_requirements, distribution_of
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
+from anyflow_rt.engines.tensorrt.stages import ENCODE, RUN_COMPONENTS
 from anyflow_rt.engines.text_weights import text_weights_of
 from anyflow_rt.errors import EngineError, MissingPackageError, UsageError
 
@@ -75,7 +75,10 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
     assert first.key == ("sm_75", RTX, "fp16", "9x64x64") and second.key == ("sm_89", RTX, "bf16", "9x64x64")
     assert first.packages == {RTX: import_package(RTX).__version__}
     folder = made.path / "engines/sm_89/tensorrt_rtx-bf16-9x64x64"
-    assert {path.name for path in folder.iterdir()} == {RECORD, *(f"{name}.engine" for name in RUN_COMPONENTS)}
+    assert {path.name for path in folder.iterdir()} == {
+        RECORD,
+        *(f"{name}.engine" for name in (*RUN_COMPONENTS, *ENCODE)),
+    }
     facts = read_facts(folder)
     denoiser = facts.components["denoiser"]
     assert (denoiser["fused"], denoiser["decomposed"]) == (0, 2), "one head: no kernel has it, and the record says so"
@@ -83,10 +86,10 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
 
     asked = {"engine": RTX, "precision": "bf16", "output": "frames", "record": second}
     assert admit(bundle, "a", **asked).videos == 1
+    assert admit(bundle, "a", **asked, image=np.zeros((64, 64, 3), np.uint8)).context.shape == (1, 64, 64, 3)
     for options, words in (
         ({"num_videos": 2}, "takes 1; ask for fewer, or make it with .* --batch 2 --prompt-lengths 32 --force$"),
         ({"num_frames": 5}, "3x8x8 and the size that was asked for has 2x8x8"),
-        ({"image": np.zeros((64, 64, 3), np.uint8)}, "have no encoder for a picture"),
     ):
         with pytest.raises(UsageError, match=words):
             admit(bundle, "a", **asked, **options)
@@ -97,7 +100,7 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
     assert main(["inspect", str(made.path), "--json"]) == 0
     shown = capsys.readouterr()
     assert "attention: 0 fused, 2 not" in shown.err and "MB of weights, " in shown.err and " MB to work in" in shown.err
-    assert set(json.loads(shown.out)["engines"][0]["components"]) == set(RUN_COMPONENTS)
+    assert set(json.loads(shown.out)["engines"][0]["components"]) == {*RUN_COMPONENTS, *ENCODE}
 
     # Here is no GPU: nothing of them is loaded, and the message says what to do.
     fails(capsys, ["run", "--bundle", str(made.path), "--prompt", "a", "--engine", RTX], "needs an NVIDIA GPU", code=1)
@@ -388,7 +391,11 @@ def test_the_mend_makes_the_same_engine_again(tmp_path: Path) -> None:
     "call, words",
     [
         ({}, None),
-        ({"given": True}, "TensorRT engines have no encoder for a picture or a clip .*--engine openvino"),
+        (
+            {"given": True},
+            "built without the encoder of pictures and clips .*--engine openvino .*, or make it with  anyflow-rt build "
+            "--bundle .*/b --target sm_89 --engine tensorrt_rtx --precision bf16 --force$",
+        ),
         ({"videos": 3}, "3 videos at once were asked for and the engine takes 1; ask for fewer, or "),
         ({"latent": LatentSize(5, 16, 8, 8)}, "takes latents of frames x height x width 3x8x8 and .* has 5x8x8; ask"),
     ],
@@ -396,11 +403,14 @@ def test_the_mend_makes_the_same_engine_again(tmp_path: Path) -> None:
 def test_a_call_the_engines_were_not_built_for(call: dict[str, object], words: str | None, tmp_path: Path) -> None:
     usual = {"latent": LatentSize(3, 16, 8, 8), "videos": 1, "max_sequence_length": 512, "given": False} | call
     size = usual.pop("latent")
+    engine = tmp_path / "b/engines/sm_89/tensorrt_rtx-bf16-9x64x64/denoiser.engine"
+    engine.parent.mkdir(parents=True)
+    (tmp_path / "b" / MANIFEST_NAME).touch()
     if words is None:
-        check_call(FACTS, tmp_path / "denoiser.engine", size, **usual)
+        check_call(FACTS, engine, size, **usual)
         return
     with pytest.raises(UsageError, match=words):
-        check_call(FACTS, tmp_path / "denoiser.engine", size, **usual)
+        check_call(FACTS, engine, size, **usual)
 
 
 def test_a_call_within_a_range_and_with_all_keys(tmp_path: Path) -> None:

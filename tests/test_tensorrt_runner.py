@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,9 @@ def test_arrays_are_uploaded_when_they_may_have_changed() -> None:
     assert (buffers.input("rope_cos", table, FLOAT) == 9).all()
     other = table.copy()
     assert (buffers.input("rope_cos", other, FLOAT) == 5).all()
+    part = table[:, 1:]
+    buffers.input("rope_cos", part, FLOAT).fill_(9)
+    assert (buffers.input("rope_cos", part, FLOAT) == 9).all(), "what nobody can change is uploaded once, in part too"
     view = array[:, :2]
     view.flags.writeable = False
     buffers.input("rope_sin", view, FLOAT)
@@ -175,6 +179,32 @@ def test_what_a_run_needs() -> None:
     untold.components["denoiser"].update(weights=None, working=None)
     assert expected_working(untold, "denoiser", "sequential") == 0.01 * GB
     assert needed(untold, "resident") == needed(facts(), "resident"), "its file says what its weights are"
+
+
+def test_an_encoder_is_a_stage_of_its_own() -> None:
+    before = facts()
+    names = ("vae_encoder_first", "vae_encoder_next")
+    parts = {name: {"weights": GB, "working": 7 * GB, "ports": GB, "bytes": GB} for name in names}
+    with_encoder = replace(before, components={**before.components, **parts})
+    assert needed(with_encoder, "sequential") == pytest.approx(needed(before, "sequential"), rel=1e-6), (
+        "11 GB, text's 12"
+    )
+    assert needed(with_encoder, "resident") == needed(before, "resident") + 4 * GB + 1 * GB
+    assert expected_working(with_encoder, "vae_encoder_next", "sequential") == 7 * GB
+    assert expected_working(with_encoder, "denoiser", "sequential") == 2 * GB
+
+
+def test_a_causal_decoder_works_beside_the_denoiser() -> None:
+    """In memory of its own, and open while the denoiser is, whatever the residency."""
+    before = facts()
+    writer = {"weights": 3 * GB, "working": GB, "ports": GB, "bytes": 3 * GB}
+    causal = replace(before, components={**before.components, "cache_writer": writer})
+    jump, decode = (3.1 + 3 + 2 + 0.2 + 1) * GB, (0.2 + 6 + 3) * GB
+    assert needed(causal, "sequential") == pytest.approx(jump + decode, rel=1e-6)
+    assert needed(causal, "resident") == pytest.approx(needed(before, "resident") + (4 + 2) * GB, rel=1e-6)
+    for residency, least in (("resident", 2 * GB), ("sequential", 2 * GB)):
+        assert expected_working(causal, "denoiser", residency) == least
+        assert expected_working(causal, "vae_decoder_first", residency) == 6 * GB
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from support.half import emulate, session
 from support.shapes_graphs import shapes_architecture, shapes_graph
+from support.world_clips import true_clips
 
 from anyflow_rt.benchmarks.shapes.recipe.text import new_tokenizer
 from anyflow_rt.engines.bundle_files import record_file
@@ -24,12 +25,15 @@ from anyflow_rt.engines.typed.graph import write_typed_graph
 from anyflow_rt.sampling.schedule import uniform_plan
 
 DECODERS = ("vae_decoder_first", "vae_decoder_next")
+ENCODERS = ("vae_encoder_first", "vae_encoder_next")
 HALVES = {"bf16": onnx.TensorProto.BFLOAT16, "fp16": onnx.TensorProto.FLOAT16}
 DENOISER_BOUND = {"bf16": 0.015, "fp16": 0.003}
 """Relative error of the latents, at any number of steps. docs/gpu.md has what was measured over several prompts."""
 PROMPT_BOUND = {"bf16": 0.008, "fp16": 1.2e-3}
 INT8_BOUND = (0.01, 0.005)
 """The same of 8-bit text weights: of prompt embeddings, and of latents."""
+ENCODER_BOUND = {"bf16": 0.01, "fp16": 0.002}
+"""Of the latents of given frames."""
 FRAMES_BOUND = {"bf16": (3, 52.0), "fp16": (1, 60.0)}
 """Levels of 255 that a pixel may be off by, and dB of PSNR that frames have at least."""
 
@@ -173,12 +177,34 @@ def test_scales_are_exact_in_every_type() -> None:
 @pytest.mark.parametrize("precision", HALVES)
 def test_frames_are_near_those_in_float32(precision: str) -> None:
     noise, _ = video()
-    found = decoded(noise, *(opened(name, precision) for name in DECODERS))
-    wanted = decoded(noise, *(exported(name) for name in DECODERS))
+    found = streamed("latents", noise, *(opened(name, precision) for name in DECODERS))
+    wanted = streamed("latents", noise, *(exported(name) for name in DECODERS))
     difference = np.abs(found.astype(np.int64) - wanted)
     psnr = 10 * np.log10(255**2 / np.mean(difference.astype(np.float64) ** 2))
     levels, least = FRAMES_BOUND[precision]
     assert difference.max() <= levels and psnr > least, (difference.max(), psnr)
+
+
+@pytest.mark.parametrize("precision", HALVES)
+def test_encoded_frames_are_near_those_in_float32(precision: str) -> None:
+    frames = np.stack([frames[:9] for _, _, frames in true_clips(2)])
+    found = streamed("frames", frames, *(opened(name, precision) for name in ENCODERS))
+    wanted = streamed("frames", frames, *(exported(name) for name in ENCODERS))
+    errors = [relative(found[:, index], wanted[:, index]) for index in range(found.shape[1])]
+    assert max(errors) < ENCODER_BOUND[precision], errors
+    assert min(errors) > 1e-5, f"the emulation rounds nothing: {errors}"
+
+
+def test_pixels_become_numbers_before_anything_moves_them() -> None:
+    """And float32 encoders that read them so give the same bits."""
+    frames = true_clips(1)[0][2][None, :5]
+    found = streamed("frames", frames, *(opened(name, "fp32") for name in ENCODERS))
+    assert np.array_equal(found, streamed("frames", frames, *(exported(name) for name in ENCODERS)))
+    uint8 = onnx.TensorProto.UINT8
+    for name in ENCODERS:
+        graph = onnx.shape_inference.infer_shapes(onnx.load(typed(name, "fp32"))).graph
+        assert [value.name for value in graph.input if value.type.tensor_type.elem_type == uint8] == ["frames"]
+        assert not [value.name for value in graph.value_info if value.type.tensor_type.elem_type == uint8]
 
 
 def test_the_time_embedder_in_half_precision() -> None:
@@ -191,13 +217,14 @@ def test_the_time_embedder_in_half_precision() -> None:
     assert all(map(np.array_equal, opened("time_embedder", "bf16").run(None, times), wanted))
 
 
-def decoded(
-    latents: np.ndarray, first: onnxruntime.InferenceSession, following: onnxruntime.InferenceSession
+def streamed(
+    port: str, values: np.ndarray, first: onnxruntime.InferenceSession, following: onnxruntime.InferenceSession
 ) -> np.ndarray:
-    frames, *caches = first.run(None, {"latents": latents[:, :1]})
+    """``values`` through both graphs of a decoder or an encoder: the first frame, then all others."""
+    begun, *caches = first.run(None, {port: values[:, :1]})
     names = [value.name for value in following.get_inputs()][1:]
-    rest = following.run(None, {"latents": latents[:, 1:], **dict(zip(names, caches, strict=True))})[0]
-    return np.concatenate([frames, rest], axis=1)
+    rest = following.run(None, {port: values[:, 1:], **dict(zip(names, caches, strict=True))})[0]
+    return np.concatenate([begun, rest], axis=1)
 
 
 @pytest.mark.parametrize("precision", HALVES)

@@ -5,6 +5,7 @@ After every chunk the reference computes the keys and values of all chunks anew.
 full resolution, which see it differently now; before anything is compressed, the newest chunk alone.
 
 The keys and values of compressed chunks are kept once, at the head of every row of the piece that the engines read.
+Where an engine on a GPU leaves what it writes there, the piece is there too, and is read where it is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from anyflow_rt.components import Components
 from anyflow_rt.conditioning import Conditioning
+from anyflow_rt.engines.arrays import copied, zeros_beside
 from anyflow_rt.engines.chunks import ChunkLayout
 from anyflow_rt.sampling.executor import Sampling, modulation
 from anyflow_rt.sampling.schedule import Jump
@@ -25,9 +27,9 @@ PORTS = ("cache_key", "cache_value")
 
 @dataclass
 class _Part:
-    """What was written of one chunk: (key, value), (layers, N, heads, L, d) each."""
+    """What was written of one chunk: (key, value), (layers, N, heads, L, d) each, numpy's or a GPU's."""
 
-    arrays: tuple[np.ndarray, np.ndarray]
+    arrays: tuple[Any, Any]
     far: bool
 
     @property
@@ -45,7 +47,7 @@ class _Prompt:
 
     conditioning: Conditioning
     parts: list[_Part] = field(default_factory=list)
-    buffers: list[np.ndarray] = field(default_factory=list)
+    buffers: list[Any] = field(default_factory=list)
     laid: int = 0
     kept: int = 0
     kept_tokens: int = 0
@@ -88,7 +90,7 @@ class ChunkCache:
         for index in chunks:
             self._write(index, latents, far=index < self._layout.compressed(self.finished))
 
-    def inputs(self) -> list[dict[str, np.ndarray]]:
+    def inputs(self) -> list[dict[str, Any]]:
         """What the denoiser takes for the next chunk, of each conditioning: keys and values (layers, N, heads, M, d),
         the reference's zero keys among them. Valid until ``finish`` is called again."""
         return [self._assembled(prompt, self._layout.padding(self.finished)) for prompt in self._prompts]
@@ -113,16 +115,20 @@ class ChunkCache:
             self._modulations[batch_frames] = found
         return found
 
-    def _assembled(self, prompt: _Prompt, padding: int) -> dict[str, np.ndarray]:
+    def _assembled(self, prompt: _Prompt, padding: int) -> dict[str, Any]:
         """All parts in one piece, and ``padding`` zero tokens behind them."""
         tokens = prompt.kept_tokens + sum(part.tokens for part in prompt.parts) + padding
         shape = self._shape(tokens)
+        if not prompt.kept and not prompt.parts:
+            nothing = np.zeros(shape, self._components.get("denoiser").inputs[PORTS[0]].dtype)
+            nothing.flags.writeable = False  # a GPU's engine may keep what cannot change
+            return dict.fromkeys(PORTS, nothing)
         if not prompt.buffers:
-            dtype = self._components.get("denoiser").inputs[PORTS[0]].dtype
-            prompt.buffers = [np.zeros(int(np.prod(self._shape(self._capacity()))), dtype) for _ in PORTS]
+            size = int(np.prod(self._shape(self._capacity())))
+            prompt.buffers = [zeros_beside(array, size) for array in prompt.parts[0].arrays]
         found: dict[str, Any] = {}
         for number, (port, buffer) in enumerate(zip(PORTS, prompt.buffers, strict=True)):
-            _lay_out(buffer, int(np.prod(shape[:3])), prompt.laid, tokens, prompt.kept_tokens, shape[4])
+            _lay_out(buffer, shape, prompt.laid, prompt.kept_tokens)
             whole = buffer[: int(np.prod(shape))].reshape(shape)
             start = prompt.kept_tokens
             for part in prompt.parts:
@@ -145,13 +151,18 @@ class ChunkCache:
         return max(layout.seen(index) + layout.padding(index) for index in range(len(layout)))
 
 
-def _lay_out(buffer: np.ndarray, rows: int, before: int, after: int, kept: int, width: int) -> None:
-    """Move the first ``kept`` tokens, of ``width`` values, of every row: from rows of ``before`` tokens to ``after``.
+def _lay_out(buffer: Any, shape: tuple[int, ...], before: int, kept: int) -> None:
+    """Move the first ``kept`` tokens of every row, from rows of ``before`` tokens to those of ``shape``.
 
-    In place: rows that move up go last to first, those that move down first to last, so none is overwritten unread.
+    In place, a layer at a time: where rows move up the last goes first, else the first, so none is overwritten unread.
     """
-    if before == after:
+    layers, after, width = shape[0], shape[3], shape[4]
+    if before == after or not kept:
         return
-    for row in reversed(range(rows)) if after > before else range(rows):
-        start, end = row * before * width, row * after * width
-        buffer[end : end + kept * width] = buffer[start : start + kept * width]
+    rows = shape[1] * shape[2]
+    for layer in reversed(range(layers)) if after > before else range(layers):
+        old, new = (
+            buffer[layer * rows * tokens * width : (layer + 1) * rows * tokens * width].reshape(rows, tokens * width)
+            for tokens in (before, after)
+        )
+        new[:, : kept * width] = copied(old[:, : kept * width])

@@ -10,10 +10,12 @@ import numpy as np
 
 from anyflow_rt.components import Components
 from anyflow_rt.engines.chunks import ChunkLayout
+from anyflow_rt.engines.triton import TritonEngine
 from anyflow_rt.memory import give_back_free_memory
 from anyflow_rt.sampling.chunk_cache import ChunkCache
 from anyflow_rt.sampling.executor import Jumped, OnStep, Sampling, run_jumps
 from anyflow_rt.sampling.guide import Guide
+from anyflow_rt.sampling.in_place_cache import InPlaceCache
 
 TIDIED_EVERY = 4
 """Chunks between looks at what engines and allocator hold: each attends to more than the one before, so every buffer of
@@ -50,7 +52,7 @@ def run_chunks(
     a chunk is asked for. Whatever ``on_step`` raises ends the run and reaches the caller. incremental: see
     ``ChunkCache``.
     """
-    cache = ChunkCache(components, sampling, layout, incremental=incremental)
+    cache = _cache(components, sampling, layout, len(noise), incremental=incremental)
     latents = np.zeros_like(noise)
     if context is not None:
         latents[:, : layout.context] = context
@@ -77,3 +79,13 @@ def run_chunks(
             )
             latents[:, start:stop] = jumped.latents
         yield Chunk(index, latents[:, start:stop], jumped, remembered)
+
+
+def _cache(
+    components: Components, sampling: Sampling, layout: ChunkLayout, videos: int, *, incremental: bool
+) -> ChunkCache | InPlaceCache:
+    """Where the engine has it: on a GPU in its own memory, else in arrays of ours."""
+    denoiser = components.get("denoiser")
+    if isinstance(denoiser, TritonEngine):
+        return InPlaceCache(components, sampling, layout, denoiser, videos, incremental=incremental)
+    return ChunkCache(components, sampling, layout, incremental=incremental)

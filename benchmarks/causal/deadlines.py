@@ -1,8 +1,12 @@
 """Deadlines of chunks on this machine: a rate that four steps sustain, other work that comes and goes, and a player.
 
-The rate is measured first, calm: four steps fill ``FILLED`` of a chunk's time, or less, until streams of four steps are
-played without stalls. Then streams with deadlines and streams of four steps take turns while other processes burn all
-cores in bursts; a chunk stalls where the player waits for it.
+The rate is measured first: ``FILLED`` of the highest that four steps keep on the calm machine and one step keeps beside
+other processes that burn all cores in bursts. What is late with one step no choice of steps could mend, so at a higher
+rate nothing would be learnt of it. Then streams with deadlines, of four steps and of one take turns, calm and beside
+the others; a chunk stalls where the player waits for it.
+
+Those of a fixed number have deadlines too, and so the same engines, each on half of the cores. Afterwards four steps
+are played as a stream without deadlines is, each engine on all cores, beside the same bursts.
 """
 
 from __future__ import annotations
@@ -10,8 +14,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anyflow_rt.benchmarks.budget.burners import Burners
@@ -24,21 +27,24 @@ from anyflow_rt.benchmarks.statistics.wilson import wilson
 from anyflow_rt.result import Result
 from anyflow_rt.runtime import Runtime
 
+ALL_CORES = "four steps, each engine on all cores"
 FRAMES = 321
 """Forty-one chunks."""
 FILLED = 0.85
-"""Of a chunk's time that four steps take on the calm machine."""
+"""Of the highest rate that would do: a machine has moods, and the one in which it was measured may not last."""
 CONFIDENCE = 0.99
 LEARNING = 5
-"""Streams before anything is counted: what jumps take is learnt from a runtime's own streams."""
+"""Streams before anything is counted."""
 STREAMS = 4
 """A round, of each kind."""
+CALM, CONTENDED = 12, 48
+"""Streams that a rate is measured with: of four steps; and of one, which have to meet enough bursts."""
 STALLS = 0.01
-"""Target: of the chunks with deadlines. And what four steps may have on the calm machine at a rate they sustain."""
+"""Target: of the chunks with deadlines. A rate is kept where a quarter as many are late."""
 BITES = 0.05
 """Target: of the chunks of four steps, under the same load. Where fewer come late, the load is none to keep up with."""
-TRIES = 8
-"""Rates, each ``FILLED`` of the one before, before the machine is called too uneven."""
+CLOSE = 1.01
+"""Of two rates, a kept one and a higher one that is not, when they are near enough."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +77,25 @@ def run(conditions: Conditions) -> Outcome:
     with own_state(), load() as runtime:
         same = [*gates([runtime], [EIGHT_CHUNKS]), stream_gate(runtime, EIGHT_CHUNKS)]
         watch = conditions.quiet()
-        rate = _sustained(runtime)
+        four, one = _calm_and_contended(runtime)
+        rate = FILLED * min(four, one)
         kinds: dict[str, dict[str, Any]] = {
-            "deadlines": {"fps": rate, "fps_deadline": True, "confidence": CONFIDENCE},
-            "four steps": {"fps": rate},
+            "deadlines": {"steps": STEPS, "fps": rate, "fps_deadline": True, "confidence": CONFIDENCE},
+            "four steps": _always(STEPS, rate),
+            "one step": _always(1, rate),
         }
-        for number in range(LEARNING):
+        plain = {ALL_CORES: {"steps": STEPS, "fps": rate}}
+        for number in range(LEARNING):  # what jumps take is learnt from a runtime's own streams
             _stream(runtime, -1 - number, **kinds["deadlines"])
         calm = _play(runtime, kinds, conditions.rounds, nullcontext)
         others = conditions.still_quiet(watch)
         contended = _play(runtime, kinds, 2 * conditions.rounds, lambda: _bursts(0))
+        _stream(runtime, 0, **plain[ALL_CORES])  # opens its engines
+        contended |= _play(runtime, plain, 2 * conditions.rounds, lambda: _bursts(0))
     notes = [
         *same,
-        f"played at {rate:.1f} frames a second, which four steps sustain on the calm machine; "
+        f"played at {rate:.1f} frames a second, {FILLED:g} of what four steps keep on the calm machine ({four:.1f}) "
+        f"and one step beside others ({one:.1f}), whichever is less",
         f"deadlines are planned at confidence {CONFIDENCE:g}",
     ]
     samples = []
@@ -91,7 +103,7 @@ def run(conditions: Conditions) -> Outcome:
         for kind, found in played.items():
             notes.append(f"{machine}, {kind}: {found}")
             samples.append(Sample(f"{machine}, {kind}: steps of a chunk", found.steps, ""))
-    kept, fixed = (contended[kind].share for kind in kinds)
+    kept, fixed = (contended[kind].share for kind in ("deadlines", "four steps"))
     if fixed < BITES:
         notes.append(f"contention did not bite: {fixed:.2%} of the chunks of four steps came late, under {BITES:.0%}")
     return Outcome(
@@ -107,33 +119,50 @@ def run(conditions: Conditions) -> Outcome:
     )
 
 
+def _always(steps: int, rate: float = 1.0) -> dict[str, Any]:
+    """A stream that has deadlines, and so the engines of one, and no choice."""
+    return {"steps": steps, "min_steps": steps, "fps": rate, "fps_deadline": True}
+
+
 def _bursts(seed: int) -> Burners:
     return Burners(pause=USUAL_BURSTS.pause, burst=USUAL_BURSTS.burst, seed=seed)
 
 
-def _sustained(runtime: Runtime) -> float:
-    """Frames a second at which four steps fill ``FILLED`` of a chunk's time and stall no player: a machine has moods,
-    and the one in which a chunk was timed may not last. Raises BusyMachineError where no rate is kept."""
-    gaps: list[float] = []
-    frames: list[int] = []
+def _calm_and_contended(runtime: Runtime) -> tuple[float, float]:
+    """The highest rates, frames a second, that four steps keep on the calm machine, and one step beside others."""
     for number in range(LEARNING):
-        report = _stream(runtime, number, fps=1.0).stream
-        assert report is not None
-        # Of the first chunks and the last one: the decoder's and the denoiser's overlap is another there.
-        gaps += [after - before for before, after in pairwise(report.ready)][3:-1]
-        frames += report.frames[4:-1]
-    rate = FILLED * statistics.median(count / gap for count, gap in zip(frames, gaps, strict=True))
-    for _ in range(TRIES):
-        if _played([_stream(runtime, number, fps=rate) for number in range(2 * STREAMS)]).share <= STALLS:
-            return rate
-        rate *= FILLED
-    raise BusyMachineError(f"four steps stall a player even at {rate:.0f} frames a second; nothing is compared here")
+        _stream(runtime, number, **_always(STEPS))
+    calm = [_stream(runtime, number, **_always(STEPS)) for number in range(CALM)]
+    with _bursts(CONTENDED):
+        beside = [_stream(runtime, number, **_always(1)) for number in range(CONTENDED)]
+    return kept_rate(calm), kept_rate(beside)
+
+
+def kept_rate(results: list[Result]) -> float:
+    """The highest rate at which at most a quarter of ``STALLS`` of these streams' chunks are late.
+
+    A stream whose reader takes all at once makes the same chunks at the same times whatever its player's rate is: so
+    every rate is asked of the same streams. Raises BusyMachineError where even one frame a second is not kept.
+    """
+
+    def kept(rate: float) -> bool:
+        return _played(results, rate).share <= STALLS / 4
+
+    low = high = 1.0
+    if not kept(low):
+        raise BusyMachineError("this machine does not make a frame a second without a stall; nothing is compared here")
+    while kept(high := 2 * high):
+        low = high
+    while high > CLOSE * low:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if kept(middle) else (low, middle)
+    return low
 
 
 def _stream(runtime: Runtime, number: int, **options: Any) -> Result:
     """One stream to a reader that takes every chunk at once."""
     prompt, seed = prompt_of(number)
-    with runtime.stream(prompt, steps=STEPS, seed=seed, num_frames=FRAMES, **options) as chunks:
+    with runtime.stream(prompt, seed=seed, num_frames=FRAMES, **options) as chunks:
         for _ in chunks:
             pass
         return chunks.result()
@@ -148,13 +177,17 @@ def _play(
     results: dict[str, list[Result]] = {kind: [] for kind in kinds}
     with machine():
         for number in range(rounds * STREAMS):
-            for kind in list(kinds)[:: -1 if number % 2 else 1]:
+            order = list(kinds)
+            for kind in order[number % len(order) :] + order[: number % len(order)]:
                 results[kind].append(_stream(runtime, number, **kinds[kind]))
     return {kind: _played(found) for kind, found in results.items()}
 
 
-def _played(results: list[Result]) -> Played:
+def _played(results: list[Result], rate: float | None = None) -> Played:
+    """At the rates of the streams, or all at ``rate``."""
     reports = [result.stream for result in results if result.stream is not None]
+    if rate is not None:
+        reports = [replace(report, fps=rate) for report in reports]
     stalls = [stall for report in reports for stall in report.stalls[1:]]
     steps = tuple(chunk.steps for result in results for chunk in result.chunks)
     return Played(len(stalls), sum(stall > 0 for stall in stalls), sum(stalls), steps)

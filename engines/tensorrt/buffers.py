@@ -2,8 +2,8 @@
 
 1. An input that is on the device already is read where it is: the keys and values of a prompt, the caches of a decoder,
    and the state, so that z_r of one jump *is* z_t of the next.
-2. A numpy array is uploaded into a buffer that stays where it is. One that nobody can change any more (read-only, and
-   of its own memory: rotary tables) is uploaded once.
+2. A numpy array is uploaded into a buffer that stays where it is. One that nobody can change any more (read-only, as
+   is the memory it is part of: rotary tables) is uploaded once.
 3. An output goes into memory that nobody refers to any more, else into new. What refers to one is the tensor that was
    handed out, and every view of it.
 
@@ -55,8 +55,7 @@ class Buffers:
         if found is None or tuple(found.buffer.shape) != array.shape or found.buffer.dtype != dtype:
             found = self._uploads[name] = _Upload(torch.empty(array.shape, dtype=dtype, device=self._device))
         found.buffer.copy_(from_numpy(array))
-        constant = array.base is None and not array.flags.writeable
-        found.source = weakref.ref(array) if constant else None
+        found.source = weakref.ref(array) if _is_constant(array) else None
         return found.buffer
 
     def output(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -77,6 +76,13 @@ def from_numpy(array: np.ndarray) -> Tensor:
     dense = np.ascontiguousarray(array)
     tensor = torch.from_numpy(dense if dense.flags.writeable else dense.copy())
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+
+
+def _is_constant(array: Any) -> bool:
+    """Whether neither the array nor what it is a view of can be written."""
+    while isinstance(array, np.ndarray) and not array.flags.writeable:
+        array = array.base
+    return array is None
 
 
 def _fits(lent: _Lent, shape: tuple[int, ...], dtype: torch.dtype) -> bool:

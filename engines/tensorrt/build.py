@@ -15,8 +15,9 @@ from anyflow_rt.engines.builders import BuildSource
 from anyflow_rt.engines.kernel_nodes.sets import NONE
 from anyflow_rt.engines.targets import capability
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, PACKAGE_TARGETS, import_package
-from anyflow_rt.engines.tensorrt.profiles import RUN_COMPONENTS, Profile, profiles
+from anyflow_rt.engines.tensorrt.profiles import Profile, profiles
 from anyflow_rt.engines.tensorrt.record import BuiltComponent, EngineFacts
+from anyflow_rt.engines.tensorrt.stages import engine_components
 from anyflow_rt.engines.typed.graph import write_typed_graph
 from anyflow_rt.errors import EngineError, UsageError
 
@@ -42,7 +43,7 @@ def build_engines(
     folder: Path,
     report: Report = lambda line: None,
 ) -> dict[str, str]:
-    """Write ``<component>.engine`` of every component that a run needs, and ``engine.json``, into ``folder``.
+    """Write ``<component>.engine`` of every component that a run may need, and ``engine.json``, into ``folder``.
 
     ``engine``: the package, ``tensorrt`` or ``tensorrt_rtx``. Of ``source`` only the bundle's graphs are read. Gives
     the package versions that the files depend on. Raises UsageError for what this package or target does not have,
@@ -64,7 +65,7 @@ def build_engines(
     # On the bundle's disk: the temporary directory may be too small for a graph, and the estimate counts on this one.
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as name:
         work = Path(name)
-        for component in RUN_COMPONENTS:
+        for component in engine_components(bundle.architecture):
             start, what = time.perf_counter(), f"{component} for {target}"
             graph = write_typed_graph(
                 component,

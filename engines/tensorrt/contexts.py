@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from anyflow_rt.engines.tensorrt.memory import working_memory
+from anyflow_rt.engines.tensorrt.memory import Lane
 from anyflow_rt.engines.tensorrt.messages import summary
 from anyflow_rt.engines.tensorrt.runtime_cache import RuntimeCache
 from anyflow_rt.errors import EngineError
@@ -43,20 +43,31 @@ class _Own:
 
 
 class Contexts:
-    """``stream``: the one that everything is executed on. One thread at a time, which holds ``memory.turn``.
+    """``stream``: the one that everything is executed on. One thread at a time, which holds ``lane.turn``.
 
-    logger: of ``make_logger``. expected, runtime_cache: as of ``device.Execution``.
+    logger: of ``make_logger``. lane, expected, runtime_cache: as of ``device.Execution``. replays: whether what is
+    executed twice is captured; not worth it where shapes never come back.
     """
 
     def __init__(
-        self, trt: ModuleType, engine: Any, label: str, logger: Any, *, expected: int, runtime_cache: Path | None
+        self,
+        trt: ModuleType,
+        engine: Any,
+        label: str,
+        logger: Any,
+        *,
+        lane: Lane,
+        expected: int,
+        runtime_cache: Path | None,
+        replays: bool = True,
     ) -> None:
         import torch
 
         self._trt, self._engine, self._label, self._logger, self._torch = trt, engine, label, logger, torch
         self._captures = not hasattr(trt, "CudaGraphStrategy")
         self._cache: RuntimeCache | None = None
-        self._memory = working_memory(engine.device_memory_size_v2, expected)
+        self._replays = replays
+        self._memory = lane.working_memory(engine.device_memory_size_v2, expected)
         self.stream = torch.cuda.Stream()
         self._plain_config = self._new_config(runtime_cache, graphs=False)
         self._own_config = self._plain_config if self._captures else self._new_config(runtime_cache, graphs=True)
@@ -91,13 +102,14 @@ class Contexts:
             else:
                 own.graph.replay()
             return
-        context = self._new_context(self._own_config) if key in self._once else None
+        context = self._new_context(self._own_config) if self._replays and key in self._once else None
         self._once[key] = None
         _limit(self._once, _MOST_REMEMBERED)
         chosen = self._common if context is None else context
         self._set_shapes(chosen, profile, inputs)
         for name, place in places.items():
-            chosen.set_tensor_address(name, place.data_ptr())
+            # What is empty has no address, and TensorRT takes none that is null.
+            chosen.set_tensor_address(name, place.data_ptr() or self._memory.data_ptr())
         self._enqueue(chosen)
         if context is not None:
             self._own[key] = _Own(context, self._captured(context) if self._captures else None)

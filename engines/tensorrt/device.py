@@ -14,7 +14,7 @@ import numpy as np
 
 from anyflow_rt.engines.engine import TensorSpec
 from anyflow_rt.engines.tensorrt.contexts import Contexts
-from anyflow_rt.engines.tensorrt.memory import check_room, turn
+from anyflow_rt.engines.tensorrt.memory import Lane, check_room
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.errors import EngineError
 
@@ -43,11 +43,16 @@ PROMPT_AXES = {
 """Inputs that grow with the prompt, and the axis along which: they are padded up to what a profile has."""
 
 
+CACHE = "cache_key"
+"""What a causal checkpoint's denoiser attends to of earlier chunks."""
+
+
 class Execution:
     """``run`` executes on one stream of its own and waits for it; what it gives is the caller's, see ``Buffers``.
 
-    file: the engine's. logger: of ``make_logger``. expected: bytes of working memory that engines of the same bundle
-    will want. runtime_cache: the file of the kernels that TensorRT for RTX compiles on the GPU; None for none.
+    file: the engine's. logger: of ``make_logger``. lane: whose memory it works in. expected: bytes of it that engines
+    of the same bundle will want. runtime_cache: the file of the kernels that TensorRT for RTX compiles on the GPU; None
+    for none.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Execution:
         logger: Any,
         *,
         residency: str,
+        lane: Lane,
         expected: int,
         runtime_cache: Path | None,
     ) -> None:
@@ -72,8 +78,19 @@ class Execution:
         self.inputs = {name: self._spec(name) for name in inputs}
         self.outputs = {name: self._spec(name) for name in names if name not in self.inputs}
         self._types = {name: self._dtype(name) for name in names}
-        check_room(engine, self._label, residency, file)
-        self._contexts = Contexts(trt, engine, self._label, logger, expected=expected, runtime_cache=runtime_cache)
+        self._turn = lane.turn
+        check_room(engine, self._label, residency, file, lane)
+        self._contexts = Contexts(
+            trt,
+            engine,
+            self._label,
+            logger,
+            lane=lane,
+            expected=expected,
+            runtime_cache=runtime_cache,
+            # Each chunk of a causal checkpoint attends to more than the one before it.
+            replays=CACHE not in self.inputs,
+        )
         self._buffers = Buffers("cuda")
 
     def signature(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
@@ -112,7 +129,7 @@ class Execution:
         torch, contexts = self._torch, self._contexts
         # What the caller computed of earlier outputs is input now, or was read from memory that is written again.
         contexts.stream.wait_stream(torch.cuda.current_stream())
-        with turn, torch.cuda.stream(contexts.stream):
+        with self._turn, torch.cuda.stream(contexts.stream):
             inputs = {name: self._buffers.input(name, array, self._types[name]) for name, array in arrays.items()}
             shapes = contexts.output_shapes(profile, inputs, list(self.outputs))
             results = {name: self._buffers.output(name, shape, self._types[name]) for name, shape in shapes.items()}
@@ -122,15 +139,15 @@ class Execution:
 
     def close(self) -> None:
         """Give back what is held on the GPU; what was handed out stays valid."""
-        with turn:
+        with self._turn:
             self._contexts.close()
             del self._buffers, self._contexts, self._engine
             self._torch.cuda.empty_cache()
 
     def _spec(self, name: str) -> TensorSpec:
         shape = tuple(None if size == -1 else int(size) for size in self._engine.get_tensor_shape(name))
-        # Prompts are padded up to a profile's length, and a decoder takes latent frames one after another.
-        open_axis = PROMPT_AXES.get(name, 1 if name == "latents" else None)
+        # Prompts are padded up to a profile's length; decoder and encoder take frames one after another.
+        open_axis = PROMPT_AXES.get(name, 1 if name in ("latents", "frames") else None)
         shape = tuple(None if axis == open_axis else size for axis, size in enumerate(shape))
         kind = str(self._engine.get_tensor_dtype(name)).rpartition(".")[2]
         return TensorSpec(shape, np.dtype(_NUMPY[kind]))

@@ -5,32 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.geometry import LatentSize
+from anyflow_rt.engines.tensorrt.chunk_shapes import largest_chunk
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.record import EngineFacts
+from anyflow_rt.engines.tensorrt.stages import ENCODE
 from anyflow_rt.errors import UsageError
 
 
 def check_call(
-    facts: EngineFacts, file: Path, latent: LatentSize, *, videos: int, max_sequence_length: int, given: bool
+    facts: EngineFacts,
+    file: Path,
+    latent: LatentSize,
+    *,
+    videos: int,
+    max_sequence_length: int,
+    given: bool,
+    architecture: Architecture | None = None,
 ) -> None:
     """Raise UsageError, with the mend, for a call that the engines beside ``file`` cannot make.
 
-    given: whether it begins with a picture or a clip, whose encoder these engines do not have.
+    given: whether it begins with a picture or a clip. architecture: a causal checkpoint's, whose engines take every
+    video that is not longer than the one they are built for.
     """
-    if given:
+    if given and any(name not in facts.components for name in ENCODE):
         raise UsageError(
-            f"TensorRT engines have no encoder for a picture or a clip (image, video), and {facts.package} runs; leave "
-            "them out, or run on the CPU (--engine openvino or onnxruntime)"
+            f"the engine {file.parent.name} was built without the encoder of pictures and clips (image, video); leave "
+            f"them out, run on the CPU (--engine openvino or onnxruntime), or {engine_mend(file)}"
         )
     profile = facts.components["denoiser"]["profiles"][-1]
-    smallest, largest = (profile.get(kind, profile["usual"])["latents"] for kind in ("smallest", "largest"))
+    smallest, largest = (list(profile.get(kind, profile["usual"])["latents"]) for kind in ("smallest", "largest"))
     if not smallest[0] <= videos <= largest[0]:
         raise UsageError(
             f"{videos} videos at once were asked for and the engine takes {_range(smallest[0], largest[0])}; ask for "
             f"fewer, or {engine_mend(file, batch=videos)}"
         )
     wanted = (latent.frames, latent.channels, latent.height, latent.width)
+    causal = architecture is not None and architecture.causal is not None
+    if causal:
+        smallest[1], largest[1] = 1, latent.frames
     if not all(low <= size <= high for low, size, high in zip(smallest[1:], wanted, largest[1:], strict=True)):
         bounds = _size(largest) if smallest[1:] == largest[1:] else f"{_size(smallest)} to {_size(largest)}"
         raise UsageError(
@@ -38,11 +52,23 @@ def check_call(
             f"asked for has {latent.frames}x{latent.height}x{latent.width}; ask for that size, or build for the other "
             "with --num-frames, --height and --width, or a range with --smallest and --largest"
         )
+    if architecture is not None and causal:
+        _check_remembered(architecture, file, latent, profile["largest"]["cache_key"][3])
     keys = facts.settings["prompt_lengths"][-1]
     if facts.settings["cross_keys"] == "all" and max_sequence_length != keys:
         raise UsageError(
             f"the engine {file.parent.name} attends to all of {keys} keys, and max_sequence_length "
             f"{max_sequence_length} was asked for; ask for {keys}, or build without --cross-keys all"
+        )
+
+
+def _check_remembered(architecture: Architecture, file: Path, latent: LatentSize, remembered: int) -> None:
+    """Refuse videos whose chunks attend to more than the ``remembered`` tokens of the longest that was built for."""
+    needed = largest_chunk(architecture, latent).cached
+    if needed > remembered:
+        raise UsageError(
+            f"the engine {file.parent.name} remembers up to {remembered} tokens of earlier chunks and a video of "
+            f"{latent.frames} latent frames may need {needed}; ask for fewer frames, or build for more (--num-frames)"
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,26 +19,40 @@ from anyflow_rt.errors import EngineError
 if TYPE_CHECKING:
     from torch import Tensor
 
-turn = threading.RLock()
-"""Held while an engine executes: all of them work in the same memory."""
 
-_working: weakref.ref[Tensor] | None = None
+class Lane:
+    """Engines that work in the same memory, one at a time: who holds ``turn``. Other lanes work meanwhile."""
+
+    def __init__(self) -> None:
+        self.turn = threading.RLock()
+        self._working: weakref.ref[Tensor] | None = None
+
+    def working_memory(self, size: int, expected: int) -> Tensor:
+        """``size`` bytes or more, ``expected`` where they are new; to be held on to by every engine that works in them.
+
+        Given back once no engine holds them. One that asks for more than there is gets others, and so do all after it.
+        """
+        import torch
+
+        with self.turn:
+            held = self._held()
+            if held is None or held.numel() < size:
+                held = torch.empty(max(size, expected, 1), dtype=torch.uint8, device="cuda")
+                self._working = weakref.ref(held)
+            return held
+
+    @property
+    def held(self) -> int:
+        """Bytes that there are."""
+        memory = self._held()
+        return 0 if memory is None else memory.numel()
+
+    def _held(self) -> Tensor | None:
+        return None if self._working is None else self._working()
 
 
-def working_memory(size: int, expected: int) -> Tensor:
-    """``size`` bytes or more, ``expected`` where they are new; to be held on to by every engine that works in them.
-
-    Given back once no engine holds them. One that asks for more than there is gets others, and so do all after it.
-    """
-    import torch
-
-    global _working
-    with turn:
-        held = None if _working is None else _working()
-        if held is None or held.numel() < size:
-            held = torch.empty(max(size, expected, 1), dtype=torch.uint8, device="cuda")
-            _working = weakref.ref(held)
-        return held
+MAIN, BESIDE = LANES = (Lane(), Lane())
+"""Of a process. In the second a causal checkpoint's decoder works while the next chunk is made in the first."""
 
 
 def free_memory() -> tuple[int, int]:
@@ -49,7 +63,9 @@ def free_memory() -> tuple[int, int]:
     import torch
 
     require_cuda()
-    with turn:
+    with ExitStack() as turns:
+        for lane in LANES:
+            turns.enter_context(lane.turn)
         torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
@@ -88,8 +104,8 @@ def _mends(file: Path) -> str:
     )
 
 
-def check_room(engine: Any, label: str, residency: str, file: Path) -> None:
-    """Raise EngineError unless the GPU has room for what ``engine``, of the file ``file``, works with.
+def check_room(engine: Any, label: str, residency: str, file: Path, lane: Lane) -> None:
+    """Raise EngineError unless the GPU has room for what ``engine``, of the file ``file``, works with in ``lane``.
 
     An engine that was built for weight streaming gets all of its weights onto the GPU, or with ``streaming`` as many as
     TensorRT finds fitting.
@@ -99,8 +115,7 @@ def check_room(engine: Any, label: str, residency: str, file: Path) -> None:
         budget = engine.get_weight_streaming_automatic_budget() if streams else engine.streamable_weights_size
         engine.weight_streaming_budget_v2 = budget
     free, total = free_memory()
-    held = None if _working is None else _working()
-    needed = engine.device_memory_size_v2 - (0 if held is None else held.numel())
+    needed = engine.device_memory_size_v2 - lane.held
     if needed > free:
         raise EngineError(
             f"{label} works with {needed / 1e9:.1f} GB and the GPU has {free / 1e9:.1f} of {total / 1e9:.1f} GB free; "

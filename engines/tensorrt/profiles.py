@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +10,13 @@ from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.geometry import PAD_KEYS, VideoSize, latent_size, token_grid
 from anyflow_rt.engines.onnx_signature import read_signature
 from anyflow_rt.engines.symbols import resolve
+from anyflow_rt.engines.tensorrt.chunk_shapes import largest_chunk, smallest_chunk, usual_chunk
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
 
 Shape = tuple[int, ...]
+SMALLEST, USUAL, LARGEST = "smallest", "usual", "largest"
 
-RUN_COMPONENTS = (
-    "text_encoder",
-    "conditioner",
-    "time_embedder",
-    "denoiser",
-    "vae_decoder_first",
-    "vae_decoder_next",
-)
-"""What a run needs, in its order."""
-
-_OF_PROMPTS = ("text_encoder", "conditioner", "denoiser")
+_OF_PROMPTS = ("text_encoder", "conditioner", "cache_writer", "denoiser")
 
 
 @dataclass(frozen=True)
@@ -48,14 +39,15 @@ def profiles(
     inputs, _ = read_signature(graph)
     lengths = settings.prompt_lengths if settings.cross_keys == "collapsed" else settings.prompt_lengths[-1:]
 
-    def shapes(size: VideoSize, length: int, batch: int) -> dict[str, Shape]:
-        known = _known(component, architecture, size, settings, length, batch)
+    def shapes(end: str, length: int) -> dict[str, Shape]:
+        batch = 1 if end == SMALLEST else settings.batch
+        known = _known(component, architecture, sizes[end], end, settings, length, batch)
         found = resolve(inputs, {name: shape for name, shape in known.items() if name in inputs})
         return {name: tuple(_sized(name, axis) for axis in shape) for name, shape in found.items()}
 
-    smallest, largest, most = settings.smallest or usual, settings.largest or usual, settings.batch
+    sizes = {SMALLEST: settings.smallest or usual, USUAL: usual, LARGEST: settings.largest or usual}
     return tuple(
-        Profile(shapes(smallest, length, 1), shapes(usual, length, most), shapes(largest, length, most))
+        Profile(*(shapes(end, length) for end in sizes))
         for length in (lengths if component in _OF_PROMPTS else lengths[:1])
     )
 
@@ -67,25 +59,43 @@ def _sized(name: str, size: int | None) -> int:
 
 
 def _known(
-    component: str, architecture: Architecture, size: VideoSize, settings: TensorRtSettings, length: int, batch: int
+    component: str,
+    architecture: Architecture,
+    size: VideoSize,
+    end: str,
+    settings: TensorRtSettings,
+    length: int,
+    batch: int,
 ) -> dict[str, Shape]:
     """Shapes that fix every symbol of the component's inputs. batch: prompts of the text's components, else videos."""
     transformer = architecture.transformer
     latent = latent_size(architecture, size)
-    tokens = math.prod(token_grid(transformer, latent))
-    frame = (latent.channels, latent.height, latent.width)
+    frame, pixels = (latent.channels, latent.height, latent.width), (size.height, size.width, 3)
     keys = length + PAD_KEYS if settings.cross_keys == "collapsed" else length
-    heads, head_size = transformer.num_attention_heads, transformer.attention_head_dim
+    layers, heads, head_size = transformer.num_layers, transformer.num_attention_heads, transformer.attention_head_dim
+    cross: dict[str, Shape] = {"cross_key": (layers, batch, heads, keys, head_size)}
+    grid, frames, written = token_grid(transformer, latent), latent.frames, 0
+    if architecture.causal is not None:
+        chunk = {SMALLEST: smallest_chunk, USUAL: usual_chunk, LARGEST: largest_chunk}[end](architecture, latent)
+        frames, written = chunk.frames, chunk.tokens
+        cross["cache_key"] = (layers, batch, heads, chunk.cached, head_size)
+    latents: dict[str, Shape] = {"latents": (batch, frames, *frame)}
     known: dict[str, dict[str, Shape]] = {
         "text_encoder": {"input_ids": (batch, length)},
         "conditioner": {"prompt_embeds": (batch, length, transformer.text_dim)},
-        # A run embeds each (t, r) once, for all frames.
-        "time_embedder": {"t": (1, 1)},
-        "denoiser": {
-            "latents": (batch, latent.frames, *frame),
-            "cross_key": (transformer.num_layers, batch, heads, keys, head_size),
-            "rope_cos": (tokens, head_size // 2),
+        # All videos of a call begin with the same frames, which become one latent frame a call.
+        "vae_encoder_first": {"frames": (1, 1, *pixels)},
+        "vae_encoder_next": {"frames": (1, architecture.vae.temporal_factor, *pixels)},
+        # A run embeds each (t, r) once, for all frames; those that a whole video begins with have a time of their own.
+        "time_embedder": {"t": (1, 2 if end == LARGEST and architecture.causal is None else 1)},
+        "full_tokens": latents,
+        "far_tokens": latents,
+        "cache_writer": {
+            **cross,
+            "tokens": (batch, frames, written, transformer.inner_dim),
+            "rope_cos": (frames * written, head_size // 2),
         },
+        "denoiser": {**latents, **cross, "rope_cos": (frames * grid[1] * grid[2], head_size // 2)},
         # A latent frame a call: four frames of video at full size are work enough for a GPU.
         "vae_decoder_first": {"latents": (batch, 1, *frame)},
         "vae_decoder_next": {"latents": (batch, 1, *frame)},

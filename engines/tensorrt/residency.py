@@ -1,8 +1,8 @@
 """What a run takes of a GPU, from what its engines' builds told, before any of them is opened.
 
 Each engine takes its weights, the memory it works in, and its inputs and outputs. Components run one after another, so
-that all that are open work in the same memory. A stage is what is open together where not all are: reading the prompt,
-jumping, decoding.
+that all that are open work in the same memory, but for those that run beside the others. A stage is what is open
+together where not all are: reading the prompt, encoding what the video begins with, jumping, decoding.
 """
 
 from __future__ import annotations
@@ -14,13 +14,9 @@ from typing import Any
 from anyflow_rt.engines.engine import RESIDENCIES, RESIDENT, SEQUENTIAL, STREAMING
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.record import EngineFacts, read_facts
+from anyflow_rt.engines.tensorrt.stages import runs_beside, stages_of
 from anyflow_rt.errors import EngineError, UsageError
 
-STAGES = {
-    "text": ("text_encoder", "conditioner"),
-    "jump": ("time_embedder", "denoiser"),
-    "decode": ("vae_decoder_first", "vae_decoder_next"),
-}
 RESERVE = 1 << 29
 """Bytes that CUDA and the libraries take for themselves. Assumed: no GPU was there to measure it."""
 
@@ -51,7 +47,8 @@ def choose_residency(facts: EngineFacts, path: Path, *, free: int, total: int, a
     for residency in candidates:
         if needed(facts, residency) + RESERVE <= free:
             return residency
-    stages = ", ".join(f"{name} {stage_needs(facts, names) / 1e9:.1f} GB" for name, names in STAGES.items())
+    needs = {name: stage_needs(facts, names) for name, names in stages_of(facts.components).items()}
+    stages = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in needs.items())
     mends = [f"take --residency {SEQUENTIAL}"] if asked == RESIDENT else []
     mends += [] if streams else [engine_mend(path, weight_streaming=True)]
     raise EngineError(
@@ -64,22 +61,26 @@ def choose_residency(facts: EngineFacts, path: Path, *, free: int, total: int, a
 def needed(facts: EngineFacts, residency: str) -> int:
     """Bytes at the peak of a run."""
     if residency == RESIDENT:
-        return stage_needs(facts, [name for names in STAGES.values() for name in names])
-    return max(stage_needs(facts, names, streams=residency == STREAMING) for names in STAGES.values())
+        return stage_needs(facts, list(facts.components))
+    stages = stages_of(facts.components).values()
+    return max(stage_needs(facts, names, streams=residency == STREAMING) for names in stages)
 
 
 def stage_needs(facts: EngineFacts, names: Sequence[str], *, streams: bool = False) -> int:
     """Bytes of the components ``names`` at once. streams: their weights come as they are used."""
-    parts = [facts.components[name] for name in names if name in facts.components]
+    parts = [facts.components[name] for name in names]
     weights = 0 if streams else sum(_weights(part) for part in parts)
-    return weights + _working(parts) + sum(part.get("ports") or 0 for part in parts)
+    beside = [name for name in names if runs_beside(name, facts.components)]
+    working = _working(facts, [name for name in names if name not in beside]) + _working(facts, beside)
+    return weights + working + sum(part.get("ports") or 0 for part in parts)
 
 
 def expected_working(facts: EngineFacts, component: str, residency: str) -> int:
     """Bytes of working memory that the engines which are open together with ``component`` will share."""
-    open_together = next((names for names in STAGES.values() if component in names), (component,))
-    names = facts.components if residency == RESIDENT else open_together
-    return _working([facts.components[name] for name in names if name in facts.components])
+    stages = stages_of(facts.components).values()
+    names = list(facts.components) if residency == RESIDENT else next(each for each in stages if component in each)
+    beside = runs_beside(component, facts.components)
+    return _working(facts, [name for name in names if runs_beside(name, facts.components) == beside])
 
 
 def _weights(part: dict[str, Any]) -> int:
@@ -87,5 +88,5 @@ def _weights(part: dict[str, Any]) -> int:
     return int(part.get("weights") or part["bytes"])
 
 
-def _working(parts: Sequence[dict[str, Any]]) -> int:
-    return max((int(part.get("working") or 0) for part in parts), default=0)
+def _working(facts: EngineFacts, names: Sequence[str]) -> int:
+    return max((int(facts.components[name].get("working") or 0) for name in names), default=0)

@@ -3,11 +3,11 @@
 Not yet run on a GPU: ``tests/gpu`` holds what has to be seen there, ``docs/gpu.md`` how to run it.
 
 Arrays come as numpy arrays or as torch tensors on the GPU. What only passes from one call to another stays there: the
-keys and values of a prompt, the caches of a decoder, and the state, whose z_r of one jump *is* z_t of the next
-(``buffers``). Each way between two sets of addresses is a graph of its own.
+keys and values of a prompt and of earlier chunks, the caches of a decoder, and the state, whose z_r of one jump *is*
+z_t of the next (``buffers``). Each way between two sets of addresses is a graph of its own.
 
 Prompts are padded up to the next length that the engine has a profile for; keys of the surplus get a bias that weighs
-nothing. The decoder is built for one latent frame a call and takes several one after another.
+nothing. Decoder and encoder are built for one latent frame a call and take several one after another.
 """
 
 from __future__ import annotations
@@ -24,20 +24,24 @@ from anyflow_rt.engines.engine import Engine, TensorSpec
 from anyflow_rt.engines.geometry import NO_PADDING_BIAS
 from anyflow_rt.engines.gpu import driver_version, present_target
 from anyflow_rt.engines.tensorrt.device import PROMPT_AXES, Execution
-from anyflow_rt.engines.tensorrt.memory import require_cuda, saying_out_of_memory
+from anyflow_rt.engines.tensorrt.memory import BESIDE, MAIN, require_cuda, saying_out_of_memory
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.messages import make_logger, summary
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package
 from anyflow_rt.engines.tensorrt.record import read_facts
 from anyflow_rt.engines.tensorrt.requirements import check_requirements, distribution_of
 from anyflow_rt.engines.tensorrt.residency import expected_working
+from anyflow_rt.engines.tensorrt.stages import runs_beside
 from anyflow_rt.errors import EngineError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-STAYING = ("z_r", "context_bias")
-"""Outputs that stay on the GPU beside those of the compute type: what every jump reads."""
+STAYING = ("z_r", "context_bias", "tokens")
+"""Outputs that stay on the GPU beside those of the compute type: what jumps and a cache's writer read."""
+
+STREAMED = {"vae_decoder_next": ("latents", "frames"), "vae_encoder_next": ("frames", "latents")}
+"""Components that are called piece by piece, behind caches: what they take and what they make."""
 
 
 class TensorRtEngine(Engine):
@@ -75,6 +79,7 @@ class TensorRtEngine(Engine):
                 self.model_path,
                 self._logger,
                 residency=self.options.residency,
+                lane=BESIDE if runs_beside(self.model_path.stem, facts.components) else MAIN,
                 expected=expected_working(facts, self.model_path.stem, self.options.residency),
                 runtime_cache=self._runtime_cache(),
             )
@@ -99,8 +104,8 @@ class TensorRtEngine(Engine):
 
     def _computed(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         given = {name: array for name, array in arrays.items() if name in self._execution.inputs}
-        if self.model_path.stem == "vae_decoder_next":
-            return self._decode(given)
+        if (flow := STREAMED.get(self.model_path.stem)) is not None:
+            return self._streamed(given, *flow)
         length = next((given[name].shape[axis] for name, axis in PROMPT_AXES.items() if name in given), 0)
         profile = self._execution.profile_for(PROMPT_AXES, given)
         padded = {name: self._padded(name, array, profile) for name, array in given.items()}
@@ -134,15 +139,21 @@ class TensorRtEngine(Engine):
             )
         return {"context_bias": torch.zeros(found["cross_key"].shape[1], keys, device="cuda")}
 
-    def _decode(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """One latent frame after another: each hands its caches to the next."""
-        latents, caches = given["latents"], {name: array for name, array in given.items() if name != "latents"}
-        frames = []
-        for index in range(latents.shape[1]):
-            found = self._execution.run({"latents": latents[:, index : index + 1], **caches}, 0)
-            frames.append(to_host(found.pop("frames")))
+    def _streamed(self, given: Mapping[str, Any], taken: str, made: str) -> dict[str, Any]:
+        """Piece after piece of ``taken``, each as long as the engine is built for: each hands its caches to the next.
+
+        Raises EngineError where something would be left over.
+        """
+        whole, caches = given[taken], {name: array for name, array in given.items() if name != taken}
+        each, length = self._execution.shape_of(taken, 0)[1], whole.shape[1]
+        if length % each:
+            raise EngineError(f"{self._label}: {taken} has {length} frames and it takes {each} at a time")
+        parts = []
+        for start in range(0, length, each):
+            found = self._execution.run({taken: whole[:, start : start + each], **caches}, 0)
+            parts.append(to_host(found.pop(made)))
             caches = {name.removeprefix("next_"): value for name, value in found.items()}
-        return {"frames": np.concatenate(frames, axis=1), **{f"next_{name}": value for name, value in caches.items()}}
+        return {made: np.concatenate(parts, axis=1), **{f"next_{name}": value for name, value in caches.items()}}
 
     def _padded(self, name: str, array: Any, profile: int) -> Any:
         axis = PROMPT_AXES.get(name)

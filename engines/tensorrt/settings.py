@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.geometry import VideoSize, latent_size
 from anyflow_rt.engines.kernel_nodes.sets import KERNEL_SETS
+from anyflow_rt.engines.tensorrt.chunk_shapes import check_frames
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, PACKAGES
 from anyflow_rt.engines.typed.graph import CROSS_KEYS
 from anyflow_rt.errors import UsageError
@@ -69,7 +70,15 @@ class TensorRtSettings:
             )
 
     def check_size(self, architecture: Architecture, size: VideoSize) -> None:
-        """Raise UsageError unless the checkpoint can make the smallest and the largest, and ``size`` lies between."""
+        """Raise UsageError unless the checkpoint can make the smallest and the largest, and ``size`` lies between; for
+        what engines of a causal checkpoint do not have."""
+        if architecture.causal is not None:
+            check_frames(architecture, latent_size(architecture, self.smallest or size))
+            if self.triton_kernels != "none":
+                raise UsageError(
+                    f"triton_kernels {self.triton_kernels} take no caches of a causal (FAR) checkpoint; leave out "
+                    "--triton-kernels"
+                )
         if self.smallest is None or self.largest is None:
             return
         for each in (self.smallest, self.largest):

@@ -3,7 +3,7 @@
 A fused kernel may be quicker without a bias. The price is 512 keys for every prompt.
 
 1. The conditioner makes no keys for the collapsed padding: prompts come padded with zero rows to their full length.
-2. The denoiser's attentions take no bias. Inputs and outputs that nothing reads any more are gone.
+2. The attentions of denoiser and cache writer take no bias. Inputs and outputs that nothing reads any more are gone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def attend_to_all_keys(component: str, model: ir.Model) -> bool:
     """Change ``model`` in place; whether there was anything to change."""
     if component == "conditioner":
         _drop_pad_keys(model.graph)
-    elif component == "denoiser":
+    elif component in ("denoiser", "cache_writer"):
         _drop_bias(model.graph)
     else:
         return False

@@ -1,7 +1,7 @@
 """Products that stay float32 in a bf16 graph. Which they are was measured, see ``docs/gpu.md``.
 
 1. The denoiser's first and last: they meet the state. They are a thousandth of the work, and hold a third of the error
-   of a jump.
+   of a jump. So too those that make tokens of a causal checkpoint's finished chunks.
 2. The VAE's first and last: a bf16 near white is half a level off.
 3. Transposed convolutions: TensorRT has none in bf16. They are 3% of a decoder's work.
 
@@ -21,6 +21,6 @@ def exact_products(component: str, graph: ir.Graph, half: str) -> frozenset[ir.N
         return frozenset()
     products = [node for node in graph if node.op_type in PRODUCTS and node.op_type != "Attention"]
     exact = {node for node in products if node.op_type == "ConvTranspose"}
-    if component == "denoiser" or component.startswith("vae_"):
+    if component in ("denoiser", "full_tokens", "far_tokens") or component.startswith("vae_"):
         exact |= {products[0], products[-1]}
     return frozenset(exact)

@@ -53,7 +53,7 @@ def write_typed_graph(
     from anyflow_rt.engines.typed.attention import AttentionCount, prepare_attention
     from anyflow_rt.engines.typed.cross_keys import attend_to_all_keys
     from anyflow_rt.engines.typed.exact import exact_products
-    from anyflow_rt.engines.typed.pixels import cast_pixels_last
+    from anyflow_rt.engines.typed.pixels import cast_pixels_first, cast_pixels_last
     from anyflow_rt.engines.typed.precision import Typing, type_graph
     from anyflow_rt.engines.typed.scaled import scale_feed_forwards
     from anyflow_rt.engines.typed.weights import drop_unused_weights
@@ -61,6 +61,7 @@ def write_typed_graph(
     model = ir.load(source)
     if cross_keys == "all":
         attend_to_all_keys(component, model)
+    cast_pixels_first(model)
     cast_pixels_last(model)
     kept = "fp32" if component == "time_embedder" and precision == "bf16" else precision
     if kept != "fp32":

@@ -1,8 +1,35 @@
-"""The cast to uint8 as the last operation of a graph: TensorRT has uint8 for inputs and outputs alone."""
+"""Casts from and to uint8 at the ends of a graph: TensorRT has uint8 for inputs and outputs alone."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
+
+
+def cast_pixels_first(model: ir.Model) -> bool:
+    """Convert each uint8 input to float32 before anything lays its values out; whether there was one."""
+    graph = model.graph
+    pixels = [value for value in graph.inputs if value.dtype == ir.DataType.UINT8]
+    for value in pixels:
+        readers = list(value.uses())
+        number = ir.Value(name=f"{value.name}_number", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT))
+        cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT.value}, outputs=[number])
+        graph.insert_before(graph[0], cast)
+        for node, index in readers:
+            node.replace_input_with(index, number)
+        _widen(graph, number)
+    return bool(pixels)
+
+
+def _widen(graph: ir.Graph, value: ir.Value) -> None:
+    """What only lays out ``value``, which was uint8, is float32 as well, and needs no cast."""
+    for node, _ in list(value.uses()):
+        output = node.outputs[0]
+        if node.op_type == "Cast":
+            output.replace_all_uses_with(value)
+            graph.remove(node, safe=True)
+        elif output.dtype == ir.DataType.UINT8:
+            output.type = ir.TensorType(ir.DataType.FLOAT)
+            _widen(graph, output)
 
 
 def cast_pixels_last(model: ir.Model) -> bool:

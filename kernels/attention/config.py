@@ -62,6 +62,9 @@ TABLE: dict[int, dict[int, AttentionConfig]] = {
 }
 """Target -> largest head size -> configuration, for 16-bit types."""
 
+CACHED: dict[int, dict[int, AttentionConfig]] = {80: {128: _SMALL_SHARED_MEMORY[128]}}
+"""Instead of a row of ``TABLE`` where keys come from a cache too: with twice the loops it would spill registers."""
+
 SINGLE = AttentionConfig(32, 32, 8, 1)
 """For float32, which has no matrix instructions here: exact rather than fast. Four warps would spill."""
 
@@ -103,13 +106,15 @@ def candidates(target: int, head_dim: int) -> list[AttentionConfig]:
     ]
 
 
-def configuration(target: int, head_dim: int, element_bytes: int) -> AttentionConfig:
-    """For heads of ``head_dim`` values of ``element_bytes``. A target without a row takes the next older one's."""
+def configuration(target: int, head_dim: int, element_bytes: int, *, cached: bool = False) -> AttentionConfig:
+    """For heads of ``head_dim`` values of ``element_bytes``; cached: over a cache too. A target without a row takes the
+    next older one's."""
     if target == INTERPRETER:
         return AttentionConfig(16, 16, 1, 1)
     if element_bytes == 4:
         return SINGLE
-    row = TABLE[max(known for known in TABLE if known <= max(target, min(TABLE)))] | measured().get(target, {})
+    older = max(known for known in TABLE if known <= max(target, min(TABLE)))
+    row = TABLE[older] | measured().get(target, {}) | (CACHED.get(older, {}) if cached else {})
     return row[min(size for size in row if size >= head_dim)]
 
 

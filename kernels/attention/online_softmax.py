@@ -64,7 +64,7 @@ def attend(
     step = tl.arange(0, KEYS)
     for start in tl.range(begin, end, KEYS, num_stages=STAGES):
         left = end - start
-        key_block = key + key_stride.to(tl.int64) * start
+        key_block = key + tl.cast(key_stride, tl.int64) * start
         scores = tl.zeros((query_main.shape[0], KEYS), tl.float32 if query_scale is None else tl.int32)
         scores = dot(
             query_main, tl.trans(load_rows(key_block, key_stride, step, left, 0, MAIN, HEAD_DIM, MASKED)), scores
@@ -87,7 +87,7 @@ def attend(
         largest = now
         total = total * shrink + tl.sum(weights, axis=1)
         weights = round_to(weights, value.dtype.element_ty)
-        value_block = value + value_stride.to(tl.int64) * start
+        value_block = value + tl.cast(value_stride, tl.int64) * start
         values = load_rows(value_block, value_stride, step, left, 0, MAIN, HEAD_DIM, MASKED)
         main = dot(weights, values, main * shrink[:, None])
         if TAIL > 0:

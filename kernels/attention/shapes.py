@@ -1,4 +1,4 @@
-"""The launches that matter: to the video itself, to a prompt, of a causal chunk over its prefix, with 8-bit scores."""
+"""The launches that matter: to the video itself, to a prompt, of a causal chunk over its past, with 8-bit scores."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ from typing import Any
 
 import torch
 
+from anyflow_rt.kernels.attention.checks import Past
 from anyflow_rt.kernels.attention.int8 import plan_attention_int8
 from anyflow_rt.kernels.attention.triton import plan_attention
 from anyflow_rt.kernels.launch import Launch
-from anyflow_rt.kernels.video_shapes import SMALL, VIDEO_SHAPES, Case, VideoShape, described
+from anyflow_rt.kernels.video_shapes import (
+    CAUSAL_CHUNK_FRAMES,
+    SMALL,
+    VIDEO_SHAPES,
+    Case,
+    VideoShape,
+    described,
+)
 
-CAUSAL_CHUNK_FRAMES = 3
+CACHED_FRAMES = 9
+"""At full resolution they are about as many tokens as the last chunk of 81 frames sees: two chunks, and five compressed
+ones, are 9.25 frames."""
 
 OTHER_HEADS = (64, 80, 96)
 """Head sizes that no video shape has, compiled at 12 heads and 32,760 tokens: 80 and 96 are two blocks of features."""
@@ -42,10 +52,15 @@ def shape_cases(shape: VideoShape, dtype: torch.dtype) -> list[Case]:
     cross = {"query": own["query"], "key": text, "value": text, "key_bias": described(1, shape.text)}
     chunk = CAUSAL_CHUNK_FRAMES * shape.tokens
     causal = {"query": tokens(chunk), "key": tokens(3 * chunk), "value": tokens(3 * chunk), "chunks": (chunk,)}
+    seen = tokens(CACHED_FRAMES * shape.tokens)
+    past = Past(seen, tokens(CACHED_FRAMES * shape.tokens), described(2, dtype=torch.int32))
+    own_value = described(1, chunk, 3, shape.heads, shape.head_dim, dtype=dtype)[:, :, 2].transpose(1, 2)
+    cached = {"query": tokens(chunk), "key": tokens(chunk), "value": own_value, "past": past}
     return [
         Case(f"{shape.name} self-attention", plan_attention, own),
         Case(f"{shape.name} cross-attention", plan_attention, cross),
         Case(f"{shape.name} chunk-causal", plan_attention, causal),
+        Case(f"{shape.name} over a cache", plan_attention, cached),
         Case(f"{shape.name} int8 keys", _int8_keys, own),
         Case(f"{shape.name} int8 self-attention", _int8_attention, own),
     ]

@@ -6,9 +6,11 @@ A program holds ``QUERIES`` rows and walks over the keys, ``KEYS`` at a time (``
 keys, if it is not full, is done apart, so that the loop has no masks.
 
 ``key_bias`` (B, Lk) float32 is added to every score of a key: the prompt's collapsed padding. ``chunks`` makes it
-causal from chunk to chunk, by loop bounds (``blocks``). Head sizes are covered by two powers of two
-(``config.split_head``). The output lies as the next projection reads it. Queries and keys may be int8 with scales
-(``int8``): their products are exact, and the scales are applied to the sums.
+causal from chunk to chunk, by loop bounds (``blocks``). ``past`` puts keys before them that lie elsewhere: the first
+so many tokens of a cache, which is read where it is, and a count of zero keys (``checks.Past``). Both numbers are read
+on the GPU, so that a launch, and a CUDA graph of it, is the same however full the cache is. Head sizes are covered by
+two powers of two (``config.split_head``). The output lies as the next projection reads it. Queries and keys may be int8
+with scales (``int8``): their products are exact, and the scales are applied to the sums.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import Tensor
 from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels import launch as launching
 from anyflow_rt.kernels.attention.blocks import block_table
-from anyflow_rt.kernels.attention.checks import check_chunks, check_heads, check_reach
+from anyflow_rt.kernels.attention.checks import Past, check_chunks, check_heads, check_past, check_reach
 from anyflow_rt.kernels.attention.config import (
     MINIMUM_DOT,
     MINIMUM_INT8_DOT,
@@ -53,6 +55,7 @@ MAXIMUM_HEAD_DIM = 256
         "value_batch",
         "value_head",
         "value_row",
+        "past_capacity",
     ]
 )
 def _attention_kernel(
@@ -63,6 +66,9 @@ def _attention_kernel(
     query_scale,
     key_scale,
     blocks,
+    past_key,
+    past_value,
+    past_counts,
     query_length,
     key_length,
     query_batch,
@@ -74,6 +80,7 @@ def _attention_kernel(
     value_batch,
     value_head,
     value_row,
+    past_capacity,
     output,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -119,6 +126,24 @@ def _attention_kernel(
         query_tail = None
         tail = None
 
+    if past_counts is not None:
+        past_end = tl.minimum(tl.load(past_counts), past_capacity)
+        zero_keys = tl.load(past_counts + 1)
+        # Keys of logit 0 and value 0: all they do is to be there.
+        largest = tl.where(zero_keys > 0, tl.zeros_like(largest), largest)
+        total += zero_keys.to(tl.float32)
+        past_key += (batch * HEADS + head) * past_capacity * HEAD_DIM
+        past_value += (batch * HEADS + head) * past_capacity * HEAD_DIM
+        past_full = past_end // KEYS * KEYS
+        largest, total, main, tail = attend(
+            query_main, query_tail, past_key, past_value, None, HEAD_DIM, HEAD_DIM, 0, past_full,
+            largest, total, main, tail, None, None, SCALE, HEAD_DIM, MAIN, TAIL, KEYS, False, STAGES,
+        )  # fmt: skip
+        largest, total, main, tail = attend(
+            query_main, query_tail, past_key, past_value, None, HEAD_DIM, HEAD_DIM, past_full, past_end,
+            largest, total, main, tail, None, None, SCALE, HEAD_DIM, MAIN, TAIL, KEYS, True, 1,
+        )  # fmt: skip
+
     full = key_end // KEYS * KEYS
     largest, total, main, tail = attend(
         query_main, query_tail, key, value, key_bias, key_row * UNIT, value_row * UNIT, 0, full,
@@ -153,17 +178,18 @@ def attention(
     *,
     chunks: Sequence[int] | None = None,
     scale: float | None = None,
+    past: Past | None = None,
 ) -> Tensor:
     """softmax(scale q k^T + bias) v as (B, Lq, heads * d), of the query's type; where no key counts, zeros.
 
     ``query`` (B, heads, Lq, d), ``key``, ``value`` (B, heads, Lk, d) of one float type, any strides that leave a head's
     features neighbours. ``key_bias`` (B, Lk) float32: finite, or -inf for keys to be left out; a score below -6.9e29
     (``online_softmax.LOWEST``) counts as -inf. ``chunks``: lengths whose sum is Lq; a query sees keys to the end of its
-    own chunk, of which the first Lk - Lq are a cached prefix. ``scale``: 1 / sqrt(d) unless given. Raises EngineError,
-    naming the argument, for what does not fit.
+    own chunk, of which the first Lk - Lq are a cached prefix. ``scale``: 1 / sqrt(d) unless given. ``past``: what every
+    query sees before ``key``. Raises EngineError, naming the argument, for what does not fit.
     """
-    plan = plan_attention(query, key, value, key_bias, chunks=chunks, scale=scale)
-    if key.shape[2] == 0:
+    plan = plan_attention(query, key, value, key_bias, chunks=chunks, scale=scale, past=past)
+    if key.shape[2] == 0 and past is None:
         return plan.tensors["output"].zero_()
     plan.run()
     return plan.tensors["output"]
@@ -178,6 +204,7 @@ def plan_attention(
     chunks: Sequence[int] | None = None,
     scale: float | None = None,
     scales: tuple[Tensor, Tensor] | None = None,
+    past: Past | None = None,
     target: int | None = None,
     config: AttentionConfig | None = None,
 ) -> Launch:
@@ -199,8 +226,10 @@ def plan_attention(
         check_chunks(chunks, query_length, key_length)
     if scale is not None:
         check_number("scale", scale)
+    if past is not None:
+        check_past(past, query, scales)
     number = target_of(query) if target is None else target
-    config = config or configuration(number, head_dim, value.element_size())
+    config = config or configuration(number, head_dim, value.element_size(), cached=past is not None)
     blocks = {"query": config.queries, "key": config.keys, "value": config.keys}
     for (name, rows), tensor in zip(blocks.items(), (query, key, value), strict=True):
         check_index(f"the length of {name}, padded to a block,", tensor.shape[2] + rows)
@@ -228,10 +257,14 @@ def plan_attention(
             "query_scale": None if scales is None else scales[0],
             "key_scale": None if scales is None else scales[1],
             "blocks": table,
+            "past_key": None if past is None else past.key,
+            "past_value": None if past is None else past.value,
+            "past_counts": None if past is None else past.counts,
             "output": launching.allocate((batch, query_length, heads * head_dim), value.dtype, query.device),
             "query_length": query_length,
             "key_length": key_length,
             **{name: stride // unit for name, stride in strides.items()},
+            "past_capacity": None if past is None else past.key.shape[2],
         },
         {
             "HEADS": heads,

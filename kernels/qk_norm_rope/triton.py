@@ -6,7 +6,8 @@
     packed (B, L, parts * heads * d) -> query, key (B, heads, L, d)
 
 The packed projection holds query, key and value (``qk_norm_rope``; the value stays where it is, as a view of it), or
-the query alone (``query_norm``, for cross-attention, which has no rotary embedding). A checkpoint pairs neighbours
+the query alone (``query_norm``, for cross-attention, which has no rotary embedding). ``qk_norm_rope_into`` writes the
+keys into a cache, where later chunks read them, behind the tokens that are there. A checkpoint pairs neighbours
 (2i, 2i + 1); the exported graphs permute its weights so that pairs are halves (i, i + d/2), which a GPU reads without
 shuffling. The kernel has both: whoever has the weights says which.
 """
@@ -18,7 +19,15 @@ from torch import Tensor
 
 from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels import launch as launching
-from anyflow_rt.kernels.checks import FLOATS, check_choice, check_dtype, check_number, check_tensor, check_whole
+from anyflow_rt.kernels.checks import (
+    FLOATS,
+    check_choice,
+    check_dtype,
+    check_index,
+    check_number,
+    check_tensor,
+    check_whole,
+)
 from anyflow_rt.kernels.launch import Kernel, Launch, power_of_two, target_of
 from anyflow_rt.kernels.numerics import round_to
 from anyflow_rt.kernels.package import tl, triton
@@ -82,7 +91,7 @@ def _store_pairs(
         tl.store(place + HEAD_DIM // 2, round_to(second, base.dtype.element_ty), mask=wanted)
 
 
-@triton.jit(do_not_specialize=["length"])
+@triton.jit(do_not_specialize=["length", "key_start", "key_capacity"])
 def _qk_norm_rope_kernel(
     packed,
     query_gain,
@@ -90,6 +99,8 @@ def _qk_norm_rope_kernel(
     rope_cos,
     rope_sin,
     length,
+    key_start,
+    key_capacity,
     query,
     key,
     PARTS: tl.constexpr,
@@ -131,9 +142,11 @@ def _qk_norm_rope_kernel(
             if rope_cos is not None:
                 first, second = first * cos - second * sin, second * cos + first * sin
             output = query if part == 0 else key
-            _store_pairs(
-                output + place, head_stride, limit, first, second, HEAD_DIM, INTERLEAVED, HEAD_BLOCK, HALF_BLOCK
-            )
+            written, stride = place, head_stride
+            if part == 1 and key_capacity is not None:
+                stride = key_capacity.to(tl.int64) * HEAD_DIM
+                written = batch * HEADS * stride + (key_start + token) * HEAD_DIM
+            _store_pairs(output + written, stride, limit, first, second, HEAD_DIM, INTERLEAVED, HEAD_BLOCK, HALF_BLOCK)
 
 
 QK_NORM_ROPE = Kernel("qk_norm_rope", _qk_norm_rope_kernel, ("cdiv(length, TOKENS)", "batch"))
@@ -162,6 +175,28 @@ def qk_norm_rope(
     return plan.tensors["query"], plan.tensors["key"], packed_value(packed, heads)
 
 
+def qk_norm_rope_into(
+    packed: Tensor,
+    query_gain: Tensor,
+    key_gain: Tensor,
+    rope_cos: Tensor,
+    rope_sin: Tensor,
+    keys: Tensor,
+    start: int,
+    *,
+    heads: int,
+    pairs: str,
+    eps: float = 1e-6,
+) -> Tensor:
+    """As ``qk_norm_rope``, the key written into ``keys`` (B, heads, capacity, d) from token ``start`` on; the query."""
+    check_dtype("key_gain", key_gain, (torch.float32,))
+    plan = plan_qk_norm_rope(
+        packed, query_gain, key_gain, rope_cos, rope_sin, heads=heads, pairs=pairs, eps=eps, cache=(keys, start)
+    )
+    plan.run()
+    return plan.tensors["query"]
+
+
 def packed_value(packed: Tensor, heads: int) -> Tensor:
     """The value (B, heads, L, d) of a packed projection (B, L, 3 * heads * d): a view of it."""
     return packed.unflatten(-1, (3, heads, -1))[:, :, 2].transpose(1, 2)
@@ -184,9 +219,11 @@ def plan_qk_norm_rope(
     heads: int,
     pairs: str = "halves",
     eps: float = 1e-6,
+    cache: tuple[Tensor, int] | None = None,
     target: int | None = None,
 ) -> Launch:
-    """The launch of ``qk_norm_rope`` or, without ``key_gain`` and angles, of ``query_norm``; outputs allocated."""
+    """The launch of ``qk_norm_rope`` or, without ``key_gain`` and angles, of ``query_norm``; outputs allocated, but for
+    the key where ``cache`` says into what, and from which token on, it goes."""
     check_choice("pairs", pairs, PAIRS)
     check_whole("heads", heads, 1, MAXIMUM_WIDTH)
     check_number("eps", eps, least=0)
@@ -214,6 +251,14 @@ def plan_qk_norm_rope(
     head_block, half_block = power_of_two(heads), power_of_two(head_dim // 2)
     config = configuration(target_of(packed) if target is None else target, 2 * head_block * half_block, length)
     shape = (batch, heads, length, head_dim)
+    key: Tensor | None = None
+    if cache is not None:
+        key, start = cache
+        check_tensor("keys", key, (batch, heads, "capacity", head_dim), (packed.dtype,))
+        check_whole("start", start, 0, key.shape[2] - length)
+        check_index("the capacity of keys", key.shape[2])
+    elif key_gain is not None:
+        key = launching.allocate(shape, packed.dtype, packed.device)
     return Launch(
         QK_NORM_ROPE,
         {
@@ -223,8 +268,10 @@ def plan_qk_norm_rope(
             "rope_cos": rope_cos,
             "rope_sin": rope_sin,
             "query": launching.allocate(shape, packed.dtype, packed.device),
-            "key": None if key_gain is None else launching.allocate(shape, packed.dtype, packed.device),
+            "key": key,
             "length": length,
+            "key_start": None if cache is None else cache[1],
+            "key_capacity": None if cache is None else cache[0].shape[2],
         },
         {
             "PARTS": parts,

@@ -11,7 +11,8 @@ def work(launch: Launch) -> Work:
     sizes, tensors, programs = constants_of(launch), launch.tensors, programs_of(launch)
     outputs: list[str] = [name for name in ("query", "key") if name in tensors]
     row = 2 * sizes["HEAD_BLOCK"] * sizes["HALF_BLOCK"]
-    written = [whole(name, tensors[name], sizes["TOKENS"] * row, stored=True) for name in outputs]
+    # As many keys as queries, of however large a cache.
+    written = [whole(name, tensors["query"], sizes["TOKENS"] * row, stored=True) for name in outputs]
     read = sum(stream.once for stream in written)
     streams = [Stream("packed", read, read, sum(stream.lanes for stream in written)), *written]
     for name in outputs:
@@ -22,5 +23,5 @@ def work(launch: Launch) -> Work:
             # Every head of a token turns by the same angles: its threads ask for them once each.
             once = stored_bytes(tensors[name])
             streams.append(Stream(name, once, once * launch.grid[1], 4 * sizes["TOKENS"] * row // 2))
-    elements = sum(tensors[name].numel() for name in outputs)
+    elements = len(outputs) * tensors["query"].numel()
     return Work(tuple(streams), elements, operations=10 * elements)

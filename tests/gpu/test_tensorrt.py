@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.gpu_engines import built_here
 
 import anyflow_rt
-from anyflow_rt.build import build
 from anyflow_rt.build_engines import EngineOptions, add_engines
-from anyflow_rt.build_plan import BuildOptions
 from anyflow_rt.choice import Call
 from anyflow_rt.engines import locations
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.gpu import present_target
-from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, PACKAGES, RTX
+from anyflow_rt.engines.tensorrt.package import PACKAGES, RTX
 from anyflow_rt.engines.tensorrt.record import read_facts
 from anyflow_rt.engines.tensorrt.residency import needed
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
@@ -36,25 +34,9 @@ STEPS = 4
 @pytest.fixture(scope="module", params=PACKAGES)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, str]:
     """The shapes checkpoint's bundle with an engine of each package that is installed, and the package."""
-    target, package = present_target(), request.param
-    if target is None:
-        pytest.skip("needs an NVIDIA GPU and its driver")
-    if importlib.util.find_spec(package) is None or target not in PACKAGE_TARGETS[package]:
-        pytest.skip(f"{package} is not installed or has no {target}")
-    out = tmp_path_factory.mktemp("gpu") / "bundle"
-    report = build(
-        BuildOptions(
-            checkpoint=str(SHAPES_CHECKPOINT),
-            out=Path(out),
-            targets=(target,),
-            engine=package,
-            check_parity=False,
-            calibrate=False,
-            tensorrt=TensorRtSettings(weight_streaming=True),
-        ),
-        print,
-    )
-    return Bundle.open(report.path), package
+    out, package = tmp_path_factory.mktemp("gpu") / "bundle", request.param
+    settings = TensorRtSettings(weight_streaming=True)
+    return built_here(str(SHAPES_CHECKPOINT), package, out, tensorrt=settings), package
 
 
 def sampled(bundle: Bundle, package: str, **loading: Any) -> Result:
@@ -171,8 +153,31 @@ def test_what_no_engine_is_built_for_is_refused_at_once(made: tuple[Bundle, str]
             runtime.generate(PROMPT, num_videos=2)
         with pytest.raises(UsageError, match="ask for that size, or build for the other"):
             runtime.generate(PROMPT, num_frames=5)
-        with pytest.raises(UsageError, match="have no encoder for a picture"):
-            runtime.generate(PROMPT, image=np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("given", [1, 9])
+def test_a_picture_and_a_clip(made: tuple[Bundle, str], given: int) -> None:
+    """What a video begins with is encoded as on a CPU, and stays bit for bit; then the encoder is closed."""
+    bundle, package = made
+    with Runtime(bundle, engine="onnxruntime", precision="fp32") as runtime:
+        frames = runtime.generate(PROMPT, steps=STEPS, seed=3).frames[0]
+        begun = {"image": frames[0]} if given == 1 else {"video": frames[:given]}
+        wanted = runtime.generate(PROMPT, steps=STEPS, seed=1, **begun)
+    count = (given - 1) // 4 + 1
+    for residency in ("resident", "sequential"):
+        with Runtime(bundle, engine=package, residency=residency) as runtime:
+            found, once = (runtime.generate(PROMPT, steps=steps, seed=1, **begun) for steps in (STEPS, 1))
+            still_open = {"vae_encoder_first", "vae_encoder_next"} & set(runtime._components._futures)
+        assert bool(still_open) == (residency == "resident")
+        assert np.array_equal(found.latents[:, :count], once.latents[:, :count])
+        parts = {"given": slice(count), "made": slice(count, None)}
+        for name, part in parts.items():
+            exact = wanted.latents[:, part]
+            error = np.linalg.norm(found.latents[:, part] - exact) / np.linalg.norm(exact)
+            print(
+                f"{package} {residency}: {given} frames given, latents that were {name} are off by {100 * error:.2f}%"
+            )
+            assert error < 0.03
 
 
 def test_several_videos_in_one_call(made: tuple[Bundle, str], tmp_path: Path) -> None:

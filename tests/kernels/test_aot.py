@@ -61,13 +61,14 @@ def test_every_op_compiles_for_every_type(tmp_path: Path) -> None:
     assert {line["config"].split()[-1] for line in lines[:5]} == {"fp16"}
     assert load_kernel(tmp_path / f"{lines[0]['file']}.json").parameters[0].type == "*fp16"
     check(tmp_path, lines)
-    variants = "1.3B.* (cast|cross-attention|chunk-causal|int8 keys|int8 self-attention)$|heads of (80|96)"
-    lines = compiled(tmp_path, "--target", "sm_89", "--op", "flow_map_update,attention", "--case", variants)
+    variants = "1.3B.* (cast|cross-attention|chunk-causal|.* a cache|int8 keys|int8 self-attention)$|heads of (80|96)"
+    ops = "flow_map_update,qk_norm_rope,attention"
+    lines = compiled(tmp_path, "--target", "sm_89", "--op", ops, "--case", variants)
     assert [line["config"] for line in lines[-4:]] == [
         *("heads of 80", "heads of 96"),
         *("int8 heads of 80", "int8 heads of 96"),
     ]
-    assert len(lines) == 9
+    assert len(lines) == 11
     check(tmp_path, lines)
 
 

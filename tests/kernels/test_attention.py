@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from anyflow_rt.benchmarks.kernels.tune import fastest, measured_before, write_m
 from anyflow_rt.errors import EngineError, UsageError
 from anyflow_rt.kernels.attention import config
 from anyflow_rt.kernels.attention.blocks import block_table, chunk_blocks
+from anyflow_rt.kernels.attention.checks import Past
 from anyflow_rt.kernels.attention.config import MINIMUM_INT8_DOT, TABLE, AttentionConfig, configuration, split_head
 from anyflow_rt.kernels.attention.reference import attention_reference
 from anyflow_rt.kernels.attention.triton import attention
@@ -291,3 +293,60 @@ def test_refusals(name: str) -> None:
     arguments, message = refusals()[name]
     with pytest.raises(EngineError, match=message):
         attention(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "zeros", "capacity", "shape", "dtype"),
+    [
+        (0, 0, 8, (1, 2, 5, 5, 16), torch.float32),
+        (0, 3, 8, (2, 1, 5, 5, 12), torch.float32),
+        (16, 0, 24, (1, 2, 17, 17, 16), torch.bfloat16),
+        (37, 91, 40, (2, 2, 18, 18, 24), torch.float32),
+        (7, 122, 7, (1, 1, 6, 6, 80), torch.float16),
+    ],
+)
+def test_over_a_cache(
+    memory: Memory,
+    tokens: int,
+    zeros: int,
+    capacity: int,
+    shape: tuple[int, int, int, int, int],
+    dtype: torch.dtype,
+) -> None:
+    """The first tokens of the cache and the zero keys, whatever is behind those; own values in the projection."""
+    query, key, value = inputs(memory, shape, dtype)
+    past_key, past_value = (
+        memory.tensor(tensors(shape[0], shape[1], capacity, shape[4], dtype=dtype, seed=seed)) for seed in (5, 6)
+    )
+    for cache in (past_key, past_value):
+        cache[:, :, tokens:] = torch.nan
+    past = Past(past_key, past_value, torch.tensor([tokens, zeros], dtype=torch.int32, device=DEVICE))
+    assert_close(attention(query, key, value, past=past), attention_reference(query, key, value, past=past))
+
+
+def test_a_count_beyond_the_cache_reads_nothing_behind_it(memory: Memory) -> None:
+    query, key, value = inputs(memory, (1, 1, 4, 4, 16), torch.float32)
+    cache = [memory.tensor(tensors(1, 1, 5, 16, seed=seed)) for seed in (5, 6)]
+    found, wanted = (
+        attention(query, key, value, past=Past(*cache, torch.tensor([count, 0], dtype=torch.int32, device=DEVICE)))
+        for count in (99, 5)
+    )
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": torch.zeros(2, 3, 5, 4)}, r"past\.key has shape \(2, 3, 5, 4\); accepted: \(2, 3, capacity, 8\)"),
+        ({"value": torch.zeros(2, 3, 6, 8)}, r"past\.value has shape \(2, 3, 6, 8\); accepted: \(2, 3, 5, 8\)"),
+        ({"value": torch.zeros(2, 3, 5, 8).half()}, r"past\.value is float16; accepted: float32"),
+        ({"key": torch.zeros(2, 5, 3, 8).transpose(1, 2)}, r"past\.key has strides .* a contiguous tensor is needed"),
+        ({"counts": torch.zeros(2)}, r"past\.counts is float32; accepted: int32"),
+        ({"counts": torch.zeros(3, dtype=torch.int32)}, r"past\.counts has shape \(3,\); accepted: \(2\)"),
+    ],
+)
+def test_a_past_that_does_not_fit(change: dict[str, Tensor], message: str) -> None:
+    query, cache = torch.zeros(2, 3, 4, 8, device=DEVICE), torch.zeros(2, 3, 5, 8, device=DEVICE)
+    past = Past(cache, cache, torch.zeros(2, dtype=torch.int32, device=DEVICE))
+    with pytest.raises(EngineError, match=message):
+        attention(query, query, query, past=replace(past, **{name: value.to(DEVICE) for name, value in change.items()}))

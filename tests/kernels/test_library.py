@@ -59,6 +59,7 @@ def samples(of: Callable[[Tensor], Tensor]) -> dict[str, list[Arguments]]:
             ((query, key, value, make(BATCH, 5, seed=16)), {"scale": 0.5}),
             ((query, query, query), {"chunks": [2, 4]}),
         ],
+        "cached_attention": [((query, query, query, key, value, of(torch.tensor([3, 4], dtype=torch.int32))), {})],
     }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels.qk_norm_rope.reference import norm_rope_reference
-from anyflow_rt.kernels.qk_norm_rope.triton import PAIRS, qk_norm_rope, query_norm
+from anyflow_rt.kernels.qk_norm_rope.triton import PAIRS, qk_norm_rope, qk_norm_rope_into, query_norm
 
 CASES = [
     ((1, 1, 1, 2), torch.float32),
@@ -135,3 +135,28 @@ def test_refusals(name: str) -> None:
     arguments, message = refusals()[name]
     with pytest.raises(EngineError, match=message):
         qk_norm_rope(**arguments)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), CASES)
+def test_keys_go_into_a_cache(memory: Memory, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    """Behind what is there, which stays, as all before and after them."""
+    batch, length, heads, head_dim = shape
+    given = inputs(memory, shape, dtype)
+    query, key, _ = qk_norm_rope(**given, heads=heads, pairs="halves", eps=EPS)
+    cache = memory.tensor(tensors(batch, heads, length + 7, head_dim, dtype=dtype, seed=9))
+    before = cache.clone()
+    found = qk_norm_rope_into(**given, keys=cache, start=4, heads=heads, pairs="halves", eps=EPS)
+    assert torch.equal(found, query) and torch.equal(cache[:, :, 4 : 4 + length], key)
+    before[:, :, 4 : 4 + length] = key
+    assert torch.equal(cache, before)
+
+
+def test_a_cache_without_room(memory: Memory) -> None:
+    given = inputs(memory, (1, 4, 2, 16), torch.float32)
+    for keys, start, message in (
+        (torch.zeros(1, 2, 8, 16), 5, "start is 5; accepted: whole numbers from 0 to 4"),
+        (torch.zeros(1, 3, 8, 16), 0, r"keys has shape \(1, 3, 8, 16\); accepted: \(1, 2, capacity, 16\)"),
+        (torch.zeros(1, 2, 8, 16).half(), 0, "keys is float16; accepted: float32"),
+    ):
+        with pytest.raises(EngineError, match=message):
+            qk_norm_rope_into(**given, keys=keys.to(DEVICE), start=start, heads=2, pairs="halves")

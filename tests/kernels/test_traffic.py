@@ -15,6 +15,7 @@ from anyflow_rt.benchmarks.kernels.table import committed
 from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels.adaptive_norm.triton import plan_adaptive_norm
 from anyflow_rt.kernels.adaptive_norm.vectors import Affine, FrameVectors, Gate, Modulation
+from anyflow_rt.kernels.attention.checks import Past
 from anyflow_rt.kernels.attention.int8 import plan_attention_int8
 from anyflow_rt.kernels.attention.triton import plan_attention
 from anyflow_rt.kernels.flow_map_update.triton import plan_flow_map_update
@@ -54,6 +55,8 @@ def launches() -> dict[str, Launch]:
         Modulation(vectors(2, 1), 0, 1),
     )
     gate = Gate(vectors(6, 6), 5)
+    counts = torch.tensor([21, 3], dtype=torch.int32, device=DEVICE)
+    past = Past(made(2, 3, 21, 40), made(2, 3, 21, 40), counts)
     _, rounded, int8 = plan_attention_int8(made(2, 3, 20, 40), key, value, bias)
     for scales in ("query_scale", "key_scale"):
         int8.tensors[scales].fill_(1)
@@ -72,6 +75,10 @@ def launches() -> dict[str, Launch]:
         "rounded keys": rounded,
         "8-bit scores": int8,
         "causal": plan_attention(query, key, value, chunks=(20,)),
+        "cached": plan_attention(query, key, value, past=past),
+        "into a cache": plan_qk_norm_rope(
+            made(2, 5, 144), *gains, *angles, heads=3, pairs="halves", cache=(made(2, 3, 9, 16), 3)
+        ),
     }
 
 

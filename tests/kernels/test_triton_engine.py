@@ -193,10 +193,13 @@ def test_what_passes_between_components_keeps_its_type(small: PackedCheckpoint, 
 def test_the_text_encoder_and_the_vae_run_beside_it(small: PackedCheckpoint) -> None:
     """The other components against themselves in float32: the modules are tested where they are exported."""
     ids = np.array([[3, 5, 7, 1]])
-    latents = np.random.default_rng(0).standard_normal((1, 1, 16, 2, 3), dtype=np.float32)
+    generator = np.random.default_rng(0)
+    latents = generator.standard_normal((1, 1, 16, 2, 3), dtype=np.float32)
+    pixels = generator.integers(0, 256, (1, 1, 16, 24, 3), dtype=np.uint8)
     given: dict[str, dict[str, Any]] = {
         "text_encoder": {"input_ids": ids, "attention_mask": np.ones_like(ids)},
         "vae_decoder_first": {"latents": latents},
+        "vae_encoder_first": {"frames": pixels},
     }
     results: dict[str, dict[str, Any]] = {}
     for precision in ("fp32", "bf16"):
