@@ -49,6 +49,7 @@ class Components:
     specialize: the size of the videos that engines are made for and run quickest at; each that meets another shape
     becomes two. None: they are made for any size. residency: one of ``RESIDENCIES``. record: the manifest's engine
     whose files are opened; None: the graphs are. on_demand: components that are opened only if ``get`` asks for them.
+    one_call: whether one call is all there will be.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Components:
         residency: str = RESIDENT,
         record: EngineRecord | None = None,
         on_demand: Collection[str] = (),
+        one_call: bool = False,
     ) -> None:
         self.seconds_waited = 0.0
         self.closed = False
         self._residency, self._sequential = residency, residency != RESIDENT
         self._shared, self._half = False, max(1, len(os.sched_getaffinity(0)) // 2)
         self._on_demand = frozenset((*ENCODE, *on_demand))
+        self._one_call = one_call
         self._bundle, self._engine, self._precision, self._cache_dir = bundle, engine, precision, cache_dir
         self._record = record
         self._shapes = {} if specialize is None else usual_shapes(bundle.architecture, specialize)
@@ -169,6 +172,7 @@ class Components:
                 usual_shapes=self._shapes.get(name, ()),
                 model_hash=self._bundle.component_hash(name),
                 residency=self._residency,
+                shapes_return=not self._one_call,
                 threads=self._half if self._shared and name not in self.stages[0] else None,
             )
 

@@ -77,19 +77,21 @@ def open_runtime(
     precision: str | None = None,
     specialize: bool = True,
     single_use: bool = False,
+    one_call: bool = False,
     prompt_cache: str | Path | None = None,
     residency: str | None = None,
     meant_for: Call = USUAL_CALL,
     report: Report = logger.warning,
 ) -> Runtime:
-    """``load`` without waiting: the engines go on opening in the background. ``specialize``, ``single_use`` and
-    ``meant_for`` are ``Runtime``'s; ``report`` gets the lines of a build that comes first."""
+    """``load`` without waiting: the engines go on opening in the background. ``specialize``, ``single_use``,
+    ``one_call`` and ``meant_for`` are ``Runtime``'s; ``report`` gets the lines of a build that comes first."""
     return Runtime(
         open_bundle(bundle, report),
         engine=engine,
         precision=precision,
         specialize=specialize,
         single_use=single_use,
+        one_call=one_call,
         prompt_cache=prompt_cache,
         residency=residency,
         meant_for=meant_for,

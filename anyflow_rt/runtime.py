@@ -68,6 +68,7 @@ class Runtime:
         precision: str | None = None,
         specialize: bool | VideoSize = True,
         single_use: bool = False,
+        one_call: bool = False,
         prompt_cache: str | Path | None = None,
         residency: str | None = None,
         meant_for: Call = USUAL_CALL,
@@ -75,7 +76,7 @@ class Runtime:
         """Start opening the engines; each call waits for an engine where it first needs it.
 
         specialize: the size of single videos that engines are made for; True is the bundle's default size, False none.
-        single_use: one call is all there will be, so each engine is closed once it is done with.
+        one_call: one is all there will be. single_use: so each engine is closed once it is done with, too.
         prompt_cache, residency: as of ``anyflow_rt.load``. meant_for: what calls will be like, where it is known: of
         several engines for a GPU, one is taken that is built for it, or for the size of ``specialize``.
 
@@ -104,6 +105,7 @@ class Runtime:
             residency=self.residency,
             record=chosen.record,
             on_demand=() if prompts is None else ("text_encoder",),
+            one_call=one_call or single_use,
         )
         self.latencies = Latencies(bundle.id, self.engine)
         self._turn = Turn()

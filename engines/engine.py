@@ -54,7 +54,8 @@ class EngineOptions:
     usual_shapes: (input, shape) of the calls to be quickest at, None for a size that changes between them; all other
     shapes still work. model_hash: of the model's files where it is known, so that compiled forms of equal models are
     shared; without it their size and time tell them apart. residency: one of ``RESIDENCIES``, for
-    engines that share memory with the others of their bundle.
+    engines that share memory with the others of their bundle. shapes_return: whether shapes that were met may be met
+    again, so that what was made for them is worth keeping; not where one video is all there will be.
     """
 
     precision: str = "fp32"
@@ -64,6 +65,7 @@ class EngineOptions:
     usual_shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = ()
     model_hash: str | None = None
     residency: str = RESIDENT
+    shapes_return: bool = True
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -121,6 +123,9 @@ class Engine(ABC):
             raise EngineError(f"{self._label} was called after close(); open the engine again")
         self._check(arrays)
         return self._infer({name: arrays[name] for name in self.inputs})
+
+    def shrink(self) -> None:  # noqa: B027 - a hook: most backends keep nothing
+        """Give back the memory that is kept for the next call, which takes it anew. Does nothing where none is kept."""
 
     def close(self) -> None:
         """Release the engine's memory. A second call does nothing; outputs already handed out stay valid."""

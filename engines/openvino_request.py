@@ -26,6 +26,7 @@ class InferenceRequest:
         ``after_first_of_a_shape`` is called after every call whose input shapes were not met before.
         """
         self._openvino = import_openvino()
+        self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._input_ports = [_port(compiled.inputs, name) for name in inputs]
         self._output_ports = [_port(compiled.outputs, name) for name in outputs]
@@ -52,6 +53,10 @@ class InferenceRequest:
         results = [tensor.data.copy() for tensor in outputs]
         self._after_first_of_a_shape()
         return results
+
+    def shrink(self) -> None:
+        """Give back the memory of intermediate results; the next call takes as much as it needs."""
+        self._compiled.release_memory()
 
     def _shared(self, array: np.ndarray, element_type: Any) -> Any:
         """``array`` as OpenVINO sees it, in place, read-only arrays too. ``array`` must outlive the call."""

@@ -121,6 +121,7 @@ def open_engine(
     usual_shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = (),
     model_hash: str | None = None,
     residency: str = RESIDENT,
+    shapes_return: bool = True,
 ) -> Engine:
     """Load the ONNX file ``model_path`` into the engine ``name``; the options are ``EngineOptions``'.
 
@@ -129,5 +130,5 @@ def open_engine(
     check_engine_name(name)
     check_precision(name, precision)
     cache = None if cache_dir is None else Path(cache_dir)
-    options = EngineOptions(precision, cache, threads, compute_type, usual_shapes, model_hash, residency)
+    options = EngineOptions(precision, cache, threads, compute_type, usual_shapes, model_hash, residency, shapes_return)
     return _ENGINES[name]()(model_path, options)

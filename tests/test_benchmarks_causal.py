@@ -32,6 +32,7 @@ def on_random_bundle(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
         def load(precision: str = "fp32") -> anyflow_rt.Runtime:
             return anyflow_rt.load(random_bundle(NAME).path, engine="openvino", precision=precision)
 
+        monkeypatch.setattr(common, "CAUSAL_CHECKPOINT", random_bundle(NAME).checkpoint)
         for name, value in {"load": load, **constants}.items():
             monkeypatch.setattr(module, name, value)
         return module.run(ONCE)
@@ -44,6 +45,9 @@ def test_chunks(on_random_bundle: Callable[..., Outcome]) -> None:
     assert [sample.name for sample in outcome.samples[2:]] == [f"chunk {number} of 4" for number in (1, 2, 3, 4)]
     assert "passes of the writer at 3 chunks: 3 all anew, 2 incremental" in outcome.notes
     assert outcome.targets[0].bound > 1.0 and outcome.targets[1].bound == chunks.FLAT
+    assert [target.name for target in outcome.targets[1:]] == ["chunk 4 of 4 / chunk 4 of 4"]
+    assert outcome.notes[0].startswith("25 frames: same video as diffusers fp32")
+    assert outcome.notes[-1] == "arithmetic says 1.000 of chunk 4 over the fourth"
 
 
 def test_latents_that_differ_end_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,15 +77,17 @@ def test_streams(on_random_bundle: Callable[..., Outcome]) -> None:
         }
 
     outcome = on_random_bundle(streams, EIGHT_CHUNKS=33, WARM_UPS=0, _peaks=peaks)
+    assert "same video as diffusers" in outcome.notes[0] and "same video as made at once" in outcome.notes[1]
     assert 0 < outcome.targets[0].value < 1
     assert [target.value for target in outcome.targets[1:]] == [1.0, 1.0]
 
 
 def test_deadlines(on_random_bundle: Callable[..., Outcome]) -> None:
-    outcome = on_random_bundle(deadlines, FRAMES=57, LEARNING=1, STREAMS=1, CALM=1, CONTENDED=1)
+    outcome = on_random_bundle(deadlines, EIGHT_CHUNKS=25, FRAMES=57, LEARNING=1, STREAMS=1, CALM=1, CONTENDED=1)
     kinds = ("deadlines", "four steps", "one step")
-    assert "played at" in outcome.notes[0] and "planned at confidence 0.99" in outcome.notes[1]
-    assert [note.split(":")[0] for note in outcome.notes[2:9]] == [
+    assert "same video as diffusers" in outcome.notes[0] and "same video as made at once" in outcome.notes[1]
+    assert "played at" in outcome.notes[2] and "planned at confidence 0.99" in outcome.notes[3]
+    assert [note.split(":")[0] for note in outcome.notes[4:11]] == [
         *(f"{machine}, {kind}" for machine in ("calm", "contended") for kind in kinds),
         f"contended, {deadlines.ALL_CORES}",
     ]
@@ -118,6 +124,8 @@ def test_the_scenes_are_what_they_are_judged_as() -> None:
     scenes = common.held_out_scenes(8)
     assert all(np.array_equal(a[2], b[2]) for a, b in zip(scenes, common.held_out_scenes(8), strict=True))
     for _, attributes, frames in scenes:
+        assert judge_continuation(frames[:9], frames[9:]).passes(attributes)
+    for _, attributes, frames in common.held_out_scenes(8, num_frames=57):
         assert judge_continuation(frames[:9], frames[9:]).passes(attributes)
     right = [dict.fromkeys(clips.ATTRIBUTE_NAMES, True), {name: name != "size" for name in clips.ATTRIBUTE_NAMES}]
     assert clips._told(right).startswith("1 of 2 keep all (50.0%") and "size 50.0%" in clips._told(right)

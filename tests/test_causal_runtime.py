@@ -32,12 +32,16 @@ from anyflow_rt.engines.openvino_package import processor_has_bf16
 from anyflow_rt.errors import Cancelled, OutputError, UsageError
 from anyflow_rt.parity import FRAME_BOUND, LATENT_BOUND, Case, compare
 from anyflow_rt.runtime import Runtime
+from anyflow_rt.video import VideoShape, open_stream
 
 NAME = "released_rule"
 SIZE = VideoSize(33, 32, 48)
 OPTIONS: dict[str, Any] = {"steps": 1, "max_sequence_length": 32}
 PROMPT = "a red circle"
 CLIP = moving_disc(13, 32, 48)
+HEADER = 900
+"""Bytes: more than an mp4's before its first frame, fewer than with it."""
+FRAMES_OF_CHUNKS = (1, 12, 12, 8)
 CASE = Case((PROMPT,), 2, SIZE, max_sequence_length=32)
 CASES = {
     "text": replace(CASE, steps=4),
@@ -216,19 +220,52 @@ def played(path: Path) -> int:
 
 
 def test_stream_to_file(runtime: Runtime, tmp_path: Path) -> None:
-    """Every chunk is on disk, and plays, while later ones are made; the muxer is one frame behind."""
+    """Every chunk is on disk, and plays, before the next is there: the first frame too."""
     path, counts = tmp_path / "out.mp4", []
 
     def look(chunk: Any) -> None:
-        if chunk.index == 3:
-            deadline = time.monotonic() + 20
-            while (not path.exists() or played(path) < 24) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            counts.append(played(path))
+        wanted = sum(frames for frames in FRAMES_OF_CHUNKS[: chunk.index])
+        deadline = time.monotonic() + 20
+        while wanted and (not path.exists() or played(path) < wanted) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        counts.append(played(path) if wanted else 0)
 
     result = runtime.stream_to_file(path, PROMPT, on_chunk=look, **OPTIONS)
-    assert counts == [24]
+    assert counts == [0, 1, 13, 25]
     assert played(path) == 33 and result.paths == (path,)
+
+
+def test_a_full_disk_ends_a_stream_with_a_whole_frame(tmp_path: Path) -> None:
+    """A file-size limit stands in for the full disk: the same system calls fail."""
+    code = (
+        "import resource, sys, numpy as np; from anyflow_rt.video import VideoShape, open_stream\n"
+        "from anyflow_rt.errors import OutputError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "clip = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)\n"
+        "try:\n"
+        "    with open_stream(sys.argv[1], VideoShape(1, 9, 64, 64)) as writer: writer.write(clip)\n"
+        "except OutputError as error: print(error)\n"
+    )
+    path = tmp_path / "out.mp4"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"cannot write {path}: File too large; ") and done.stdout.count("\n") == 1
+    assert 2 <= played(path) < 9
+
+
+@pytest.mark.parametrize("fps", [8.0, 23.976, 240.0])
+def test_streamed_frames_are_timed_as_others(tmp_path: Path, fps: float) -> None:
+    clip, path = moving_disc(5, 33, 48), tmp_path / "out.mp4"
+    with open_stream(path, VideoShape(1, *clip.shape[:3]), fps=fps) as writer:
+        for count, frame in enumerate(clip):
+            assert not count or played(path) == count
+            writer.write(frame[None])
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert float(stream.average_rate or 0) == pytest.approx(fps)
+        frames = list(container.decode(stream))
+    assert [frame.time * fps for frame in frames] == pytest.approx(range(5))
+    assert (frames[0].key_frame, frames[0].height, frames[0].width) == (True, 34, 48)
+    assert np.abs(frames[-1].to_ndarray(format="rgb24")[:33].astype(int) - clip[-1]).mean() < 5
 
 
 def test_what_was_streamed_stays(runtime: Runtime, tmp_path: Path) -> None:
@@ -324,7 +361,7 @@ def test_interrupted_before_a_reader_that_does_not_read(bundle: Path, tmp_path: 
         os.close(writing)
         assert process.stderr is not None
         held, deadline = array.array("i", [0]), time.monotonic() + 60
-        while not held[0] and time.monotonic() < deadline:
+        while held[0] < HEADER and time.monotonic() < deadline:
             time.sleep(0.05)
             fcntl.ioctl(reading, termios.FIONREAD, held)
         time.sleep(0.5)

@@ -99,6 +99,16 @@ def test_loading_is_light(graphs: dict[str, Path]) -> None:
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
 
 
+def test_shrinking_changes_no_result(graphs: dict[str, Path]) -> None:
+    arrays = {"latents": LATENTS, "interval": INTERVAL}
+    with open_engine("openvino", graphs["flow"], precision="fp32") as engine:
+        before = engine.infer(**arrays)["moved"]
+        kept = before.copy()
+        engine.shrink()
+        np.testing.assert_array_equal(engine.infer(**arrays)["moved"], kept)
+        np.testing.assert_array_equal(before, kept)
+
+
 def test_usual_shapes_are_compiled_apart_and_others_still_run(graphs: dict[str, Path], tmp_path: Path) -> None:
     usual = (("latents", (1, 3, CHANNELS, 4, None)),)
     options = {"precision": "fp32", "cache_dir": tmp_path, "usual_shapes": usual, "model_hash": "a"}

@@ -154,6 +154,7 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
         specialize=len(options.prompt) == 1 and not given.keys() & SIZE_OPTIONS,
         # Drafts and streams need the decoder while the denoiser is still at work.
         single_use=not (options.preview or options.stream),
+        one_call=True,
         prompt_cache=options.prompt_cache,
         residency=options.residency,
         meant_for=Call(
@@ -251,6 +252,8 @@ def _check_stream(options: argparse.Namespace) -> None:
         return
     if options.output is not None:
         raise UsageError(f"--stream {options.stream} and --output {options.output} are both given; leave one out")
+    if options.preview:
+        raise UsageError("--preview writes drafts of a whole video, and a stream has none; leave it out")
     if options.stream == "-" and options.json:
         raise UsageError("--stream - and --json both write to standard output; stream to a file, or leave out --json")
 

@@ -15,7 +15,7 @@ import numpy as np
 from anyflow_rt.encoding import FRAMES_PER_LATENT
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import UsageError
-from anyflow_rt.input.exif import read_turn
+from anyflow_rt.input.exif import HEAD, read_turn
 from anyflow_rt.input.fit import FITS, fit_frame
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ CLOCK = 0.25
 """Of a frame's length: containers round times to a clock of their own, some to whole hundredths of a second."""
 Picture = tuple[Any, np.ndarray | None]
 """An ``av.VideoFrame``, and how it is turned where it does not say so itself."""
+_MOVING_PNG = b"acTL"
+"""The chunk by which a PNG says that it moves."""
 MEND = "convert it with another program, or give another file"
 
 
@@ -132,6 +134,8 @@ def _read(source: Source, fps: float) -> Iterator[Picture]:
             if not container.streams.video:
                 raise UsageError(f"{name} has no video stream; give an image or video file")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise UsageError(f"{name} cannot be read: PyAV has no decoder for it; {MEND}")
             _check_size(name, stream.width, stream.height)
             stream.thread_type = "AUTO"
             stream.codec_context.options = {"err_detect": "explode"}
@@ -154,7 +158,10 @@ def _opened(file: BinaryIO) -> Iterator[tuple[InputContainer, np.ndarray | None]
     import av
 
     turn = read_turn(file)
-    with av.open(file, "r", options={"protocol_whitelist": "data"}) as container:
+    # FFmpeg takes a PNG that moves for one that does not.
+    kind = "apng" if _MOVING_PNG in file.read(HEAD) else None
+    file.seek(0)
+    with av.open(file, "r", format=kind, options={"protocol_whitelist": "data"}) as container:
         yield container, turn
 
 

@@ -1,12 +1,12 @@
 """mp4 while it is made: every frame is a fragment of its own, written as it comes, to a file or to standard output.
 
-FFmpeg's muxer writes a fragment when it meets the next one, and PyAV has no call that makes it: the file is one frame
-behind. What was written plays, also where the rest never comes: nothing is put aside for the end, nothing is removed.
+What was written plays, also where the rest never comes: nothing is put aside for the end, nothing is removed.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import select
 import sys
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from anyflow_rt.errors import OutputError, UsageError
+from anyflow_rt.output.fragments import fragment
 from anyflow_rt.output.mp4 import Mp4Writer
 from anyflow_rt.output.target import OutputFile, output_error, output_extension
 from anyflow_rt.output.writer import VideoShape
@@ -76,13 +77,12 @@ class _LiveFile(OutputFile):
 
 
 class _Pipe:
-    """Standard output as PyAV wants it: something to write to, in one direction. Where nobody reads it, a write
-    waits until ``given_up`` is set."""
+    """Standard output. Where nobody reads it, a write waits until ``given_up`` is set."""
 
     def __init__(self) -> None:
         self.given_up = threading.Event()
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes) -> None:
         """All of ``data``, past Python's own buffer: what a closed pipe leaves in there fails again at the end."""
         rest, descriptor = memoryview(data), sys.stdout.fileno()
         while rest:
@@ -91,26 +91,77 @@ class _Pipe:
                 rest = rest[os.write(descriptor, rest[: select.PIPE_BUF]) :]
             elif self.given_up.is_set():
                 raise OSError(errno.ECANCELED, "nobody reads it, and waiting was given up")
-        return len(data)
+
+    def close(self) -> None:
+        """Nothing: it is not ours."""
+
+
+class _GrowingFile:
+    """A file to which whole pieces are added: where one does not fit, the file ends with the one before it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._whole = 0
+
+    def write(self, data: bytes) -> None:
+        """All of ``data``, at once."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.truncate(self._whole)
+            raise
+        self._whole += len(data)
+
+    def close(self) -> None:
+        """A second call does nothing."""
+        self._file.close()
 
 
 class FragmentedMp4Writer(Mp4Writer):
-    """One video to ``target``: a path, or ``-`` for standard output."""
+    """One video to ``target``: a path, or ``-`` for standard output. Every frame is there when ``write`` returns."""
 
-    options: ClassVar[dict[str, str]] = {
-        "movflags": "frag_every_frame+empty_moov+default_base_moof",
-        "flush_packets": "1",
-    }
+    options: ClassVar[dict[str, str]] = {"movflags": "empty_moov+default_base_moof"}
     encoder: ClassVar[dict[str, str]] = {**Mp4Writer.encoder, "tune": "zerolatency"}
+    """No frame is kept back, so each is shown when it is decoded: there are no B-frames."""
 
     def __init__(self, target: str | os.PathLike, shape: VideoShape, fps: Fraction, quality: float) -> None:
         super().__init__([Path(target)], shape, fps, quality)
         self.files = [_LiveFile(Path(target))]
+        self._header = io.BytesIO()
         self._pipe = _Pipe()
+        self._live: _Pipe | _GrowingFile = self._pipe
+        self._fragments = 0
 
     def give_up_waiting(self) -> None:
         """See ``VideoWriter``."""
         self._pipe.given_up.set()
 
+    def _open(self) -> None:
+        super()._open()
+        if os.fspath(self.files[0].path) != STANDARD_OUTPUT:
+            self._live = _GrowingFile(self.files[0].path)
+        self._containers[0].start_encoding()
+        self._live.write(self._header.getvalue())
+
     def _destination(self, file: OutputFile) -> Any:
-        return self._pipe if os.fspath(file.path) == STANDARD_OUTPUT else super()._destination(file)
+        # FFmpeg writes the header alone; what it adds when it is closed is dropped: an index of none of the fragments.
+        return self._header
+
+    def _encode(self, frame: Any, video: int) -> None:
+        with self._encoder_errors(video):
+            packets = self._streams[video].encode(frame)
+        lasts = round(1 / (self._fps * self._streams[video].time_base))
+        for packet in packets:
+            begins = self._fragments * lasts
+            self._fragments += 1
+            self._live.write(fragment(self._fragments, begins, lasts, bytes(packet), key=packet.is_keyframe))
+
+    def _finish(self) -> None:
+        super()._finish()
+        self._live.close()
+
+    def _release(self) -> None:
+        super()._release()
+        self._live.close()

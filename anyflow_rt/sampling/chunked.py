@@ -17,9 +17,11 @@ from anyflow_rt.sampling.executor import Jumped, OnStep, Sampling, run_jumps
 from anyflow_rt.sampling.guide import Guide
 from anyflow_rt.sampling.in_place_cache import InPlaceCache
 
-TIDIED_EVERY = 8
-"""Chunks between looks at what the allocator holds: each attends to more than the one before, so every buffer of the
-last one is too small for the next, and what is freed in pieces would pile up."""
+TIDIED_EVERY = 4
+"""Chunks between looks at what engines and allocator hold: each attends to more than the one before, so every buffer of
+the last one is too small for the next, and what is freed in pieces would pile up."""
+GROWING = ("denoiser", "cache_writer")
+"""The components that attend to ever more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,8 @@ def run_chunks(
         if index:
             cache.finish(latents)
         if index % TIDIED_EVERY == TIDIED_EVERY - 1:
+            for name in GROWING:
+                components.get(name).shrink()
             give_back_free_memory()
         remembered = time.perf_counter() - begun
         start, stop = layout.bounds(index)

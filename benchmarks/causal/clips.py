@@ -1,4 +1,8 @@
-"""Clips that go on: held-out scenes, of which one frame or nine are given, judged by what the rest shows."""
+"""Clips that go on: held-out scenes, of which one frame or nine are given, judged by what the rest shows.
+
+Longer ones go on from nine frames. A moving shape leaves the picture sooner or later, where nothing can be judged, so
+those clips are judged up to the last frame in which the scene's own shape is all there; one at rest to the end.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,9 @@ from anyflow_rt.shipped import CAUSAL_CHECKPOINT
 SCENES = 128
 GIVEN = {"text to video": 0, "image to video": 1, "video to video": 9}
 """Frames; without any there is nothing to go on from, and the whole clip is judged."""
+LONG = (33, 57)
+"""Frames of longer clips: nine given, twice and more than three times as many as the checkpoint was trained with."""
+LONG_SCENES = 64
 STEP_COUNTS = (2, STEPS, 8)
 RIGHT = 0.85
 """Target: clips that keep every attribute, at ``STEPS``."""
@@ -44,6 +51,11 @@ def run(conditions: Conditions) -> Outcome:
                 conditions.say(notes[-1])
                 if given and steps == STEPS:
                     targets.append(Target(f"{name}, {steps} steps, kept", float(np.mean(whole)), RIGHT, True, "of 1"))
+        for frames in LONG:
+            sample, note = _long(runtime, frames)
+            samples.append(sample)
+            notes.append(note)
+            conditions.say(note)
         fidelity = Sample(
             "image to video, first frame against diffusers' reconstruction of the image",
             tuple(_first_frames(runtime, scenes[:16])),
@@ -51,6 +63,23 @@ def run(conditions: Conditions) -> Outcome:
         )
     targets.append(Target("the worst of those first frames", min(fidelity.values), FIRST_FRAME, True, "dB"))
     return Outcome(f"causal clips: {SCENES} held-out scenes", (*samples, fidelity), (), tuple(targets), tuple(notes))
+
+
+def _long(runtime: Runtime, frames: int) -> tuple[Sample, str]:
+    """Clips of ``frames``, nine of them given."""
+    right, seen = [], []
+    given = GIVEN["video to video"]
+    for number, (prompt, attributes, shown) in enumerate(held_out_scenes(LONG_SCENES, num_frames=frames)):
+        made = runtime.generate(prompt, steps=STEPS, seed=number, num_frames=frames, video=shown[:given]).frames
+        assert made is not None
+        right.append(judge_continuation(shown[:given], made[0, given : len(shown)]).right(attributes))
+        seen.append(len(shown) - given)
+    name = f"{frames} frames from nine, {STEPS} steps"
+    whole = tuple(float(all(each.values())) for each in right)
+    told = (
+        f"{name}: {_told(right)}; of {frames - given} made frames {np.mean(seen):.1f} are judged, at least {min(seen)}"
+    )
+    return Sample(f"{name}: every attribute kept", whole, ""), told
 
 
 def _kept(

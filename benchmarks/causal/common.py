@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 import anyflow_rt
+from anyflow_rt import parity
+from anyflow_rt.benchmarks import peers
 from anyflow_rt.benchmarks.shapes.captions import held_out_prompts
-from anyflow_rt.benchmarks.shapes.world import Attributes, render, sample_scene
+from anyflow_rt.benchmarks.shapes.world import NUM_FRAMES, Attributes, frames_inside, render, sample_scene
 from anyflow_rt.engines import registry
 from anyflow_rt.engines.chunks import ChunkLayout, make_layout
 from anyflow_rt.engines.geometry import VideoSize, latent_size
+from anyflow_rt.errors import ParityError
 from anyflow_rt.runtime import Runtime
+from anyflow_rt.shipped import CAUSAL_CHECKPOINT
 
 NAME = "shapes-causal"
 STEPS = 4
@@ -28,6 +34,35 @@ def load(precision: str | None = None) -> Runtime:
     # Every run of eight chunks would say again that the checkpoint was trained with three.
     logging.getLogger("anyflow_rt.admission").setLevel(logging.ERROR)
     return anyflow_rt.load(NAME, precision=precision)
+
+
+def gates(runtimes: Sequence[Runtime], lengths: Sequence[int]) -> Iterator[str]:
+    """What to say of each runtime's videos of ``lengths`` frames beside diffusers'. Raises ParityError where they
+    differ: nothing is measured of those."""
+    peers.require_diffusers("a causal benchmark")
+    reference = parity.Reference(CAUSAL_CHECKPOINT)
+    prompt, seed = prompt_of(-1)
+    for runtime in runtimes:
+        for frames in lengths:
+            case = parity.Case(prompts=(prompt,), steps=STEPS, size=sized(runtime, frames), seed=seed)
+            found = parity.compare(reference, runtime, case)
+            if not found.holds:
+                raise ParityError(f"no speed is reported of frames that are not diffusers': {frames} frames, {found}")
+            yield f"{frames} frames: same video as diffusers fp32, {found}"
+
+
+def stream_gate(runtime: Runtime, frames: int) -> str:
+    """What to say of streamed frames beside those of a whole call. Raises ParityError where they differ."""
+    prompt, seed = prompt_of(-1)
+    options: dict[str, Any] = {"steps": STEPS, "seed": seed, "num_frames": frames}
+    wanted = runtime.generate(prompt, **options).frames
+    with runtime.stream(prompt, **options) as chunks:
+        made = np.concatenate([chunk.frames for chunk in chunks], axis=1)
+    assert wanted is not None
+    psnr = parity.peak_signal_to_noise(made.astype(np.float64) - wanted)
+    if psnr < parity.PSNR_BOUND:
+        raise ParityError(f"a stream's frames are not those of a whole call: {psnr:.1f} dB apart")
+    return f"{frames} frames streamed: same video as made at once, {psnr:.1f} dB"
 
 
 def precisions() -> list[str]:
@@ -52,10 +87,17 @@ def prompt_of(number: int) -> tuple[str, int]:
     return prompts[number % PROMPTS][0], FIRST_SEED + number
 
 
-def held_out_scenes(count: int, seed: int = 0) -> list[tuple[str, Attributes, np.ndarray]]:
-    """(prompt, attributes, frames (17, 64, 64, 3) uint8) of clips that no training saw."""
+def held_out_scenes(
+    count: int, seed: int = 0, num_frames: int = NUM_FRAMES
+) -> list[tuple[str, Attributes, np.ndarray]]:
+    """(prompt, attributes, frames (T, 64, 64, 3) uint8) of clips that no training saw. Of ``num_frames`` those in which
+    the shape is all there: a long clip's may leave the picture."""
     generator = np.random.default_rng(seed)
-    return [
-        (prompt, attributes, render(sample_scene(attributes, generator)))
+    scenes = [
+        (prompt, attributes, sample_scene(attributes, generator, num_frames))
         for prompt, attributes in held_out_prompts(count)
+    ]
+    return [
+        (prompt, attributes, render(scene, range(frames_inside(scene, num_frames))))
+        for prompt, attributes, scene in scenes
     ]

@@ -20,7 +20,7 @@ from typing import Any
 from anyflow_rt.benchmarks.budget.burners import Burners
 from anyflow_rt.benchmarks.budget.calm import own_state
 from anyflow_rt.benchmarks.budget.simulated import USUAL_BURSTS
-from anyflow_rt.benchmarks.causal.common import STEPS, load, prompt_of
+from anyflow_rt.benchmarks.causal.common import EIGHT_CHUNKS, STEPS, gates, load, prompt_of, stream_gate
 from anyflow_rt.benchmarks.measure import BusyMachineError, Conditions, Sample
 from anyflow_rt.benchmarks.report import Outcome, Target
 from anyflow_rt.benchmarks.statistics.wilson import wilson
@@ -70,8 +70,12 @@ class Played:
 
 
 def run(conditions: Conditions) -> Outcome:
-    """Calm, then contended; in each, both kinds of stream take turns."""
+    """Calm, then contended; in each, both kinds of stream take turns.
+
+    Raises ParityError, before anything is measured, where what is streamed is not diffusers' video.
+    """
     with own_state(), load() as runtime:
+        same = [*gates([runtime], [EIGHT_CHUNKS]), stream_gate(runtime, EIGHT_CHUNKS)]
         watch = conditions.quiet()
         four, one = _calm_and_contended(runtime)
         rate = FILLED * min(four, one)
@@ -89,6 +93,7 @@ def run(conditions: Conditions) -> Outcome:
         _stream(runtime, 0, **plain[ALL_CORES])  # opens its engines
         contended |= _play(runtime, plain, 2 * conditions.rounds, lambda: _bursts(0))
     notes = [
+        *same,
         f"played at {rate:.1f} frames a second, {FILLED:g} of what four steps keep on the calm machine ({four:.1f}) "
         f"and one step beside others ({one:.1f}), whichever is less",
         f"deadlines are planned at confidence {CONFIDENCE:g}",

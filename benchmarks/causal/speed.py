@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
-from anyflow_rt import parity
 from anyflow_rt.benchmarks import peers
-from anyflow_rt.benchmarks.causal.common import EIGHT_CHUNKS, STEPS, layout_of, load, precisions, prompt_of, sized
+from anyflow_rt.benchmarks.causal.common import (
+    EIGHT_CHUNKS,
+    STEPS,
+    gates,
+    layout_of,
+    load,
+    precisions,
+    prompt_of,
+    sized,
+)
 from anyflow_rt.benchmarks.measure import Conditions, Sample, alternate, fastest, ratios
 from anyflow_rt.benchmarks.report import Outcome, Target
-from anyflow_rt.errors import ParityError
 from anyflow_rt.runtime import Runtime
 from anyflow_rt.shipped import CAUSAL_CHECKPOINT
 
@@ -29,7 +36,7 @@ def run(conditions: Conditions) -> Outcome:
     runtimes = {f"anyflow-rt {each}": load(each) for each in precisions()}
     try:
         lengths = [next(iter(runtimes.values())).bundle.defaults.size.num_frames, EIGHT_CHUNKS]
-        notes = list(_gates(runtimes, lengths))
+        notes = list(gates(list(runtimes.values()), lengths))
         for note in notes:
             conditions.say(note)
         theirs = {name: peers.causal_pipeline(CAUSAL_CHECKPOINT, name) for name in peers.DTYPES}
@@ -41,18 +48,6 @@ def run(conditions: Conditions) -> Outcome:
             runtime.close()
     notes.append("diffusers' flex attention as PyTorch runs it uncompiled; tracing it for every shape takes minutes")
     return _outcome(samples, notes, others)
-
-
-def _gates(runtimes: Mapping[str, Runtime], lengths: list[int]) -> Iterator[str]:
-    reference = parity.Reference(CAUSAL_CHECKPOINT)
-    prompt, seed = prompt_of(-1)
-    for runtime in runtimes.values():
-        for frames in lengths:
-            case = parity.Case(prompts=(prompt,), steps=STEPS, size=sized(runtime, frames), seed=seed)
-            found = parity.compare(reference, runtime, case)
-            if not found.holds:
-                raise ParityError(f"no speed is reported of frames that are not diffusers': {frames} frames, {found}")
-            yield f"{frames} frames: same video as diffusers fp32, {found}"
 
 
 def _measure(

@@ -49,6 +49,8 @@ SPEED_RANGE = (0.9, 1.6)
 """Pixels a frame of a moving shape: at least 14 pixels in a clip, so that moving and still cannot be mistaken."""
 EDGE_MARGIN = 1.0
 """Pixels kept between a shape and the border in every frame."""
+ROUNDING = 1e-6
+"""Pixels by which a shape may seem beyond that, the way of a long clip being all the room there is."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +109,42 @@ def half_extent(shape: str, radius: float) -> tuple[float, float, float]:
     return side / 2, height * 2 / 3, height / 3
 
 
-def sample_scene(attributes: Attributes, generator: np.random.Generator) -> Scene:
-    """A scene of these attributes: speed and start uniform over what keeps the shape inside every frame."""
-    sideways, above, below = half_extent(attributes.shape, SIZES[attributes.size])
+def sample_scene(attributes: Attributes, generator: np.random.Generator, num_frames: int = NUM_FRAMES) -> Scene:
+    """A scene of these attributes: speed and start uniform over what keeps the shape inside every frame.
+
+    Where ``num_frames`` are too many for that, at any speed of this world, the slowest takes the longest way.
+    """
+    (low_x, high_x), (low_y, high_y) = _room(attributes)
     step_x, step_y = MOTIONS[attributes.motion]
-    low_x, high_x = sideways + EDGE_MARGIN, FRAME_SIZE - sideways - EDGE_MARGIN
-    low_y, high_y = above + EDGE_MARGIN, FRAME_SIZE - below - EDGE_MARGIN
-    speed = float(generator.uniform(*SPEED_RANGE)) if (step_x, step_y) != (0, 0) else 0.0
-    travel = speed * (NUM_FRAMES - 1)
+    way = abs(step_x) * (high_x - low_x) + abs(step_y) * (high_y - low_y)
+    slowest, fastest = SPEED_RANGE
+    fastest = max(slowest, min(fastest, way / (num_frames - 1)))
+    speed = float(generator.uniform(slowest, fastest)) if way else 0.0
+    travel = min(speed * (num_frames - 1), way)
     start_x = generator.uniform(low_x + travel * (step_x < 0), high_x - travel * (step_x > 0))
     start_y = generator.uniform(low_y + travel * (step_y < 0), high_y - travel * (step_y > 0))
     return Scene(attributes, float(start_x), float(start_y), speed)
+
+
+def frames_inside(scene: Scene, most: int) -> int:
+    """How many of a scene's first ``most`` frames show all of its shape, before it reaches the border."""
+    rooms = _room(scene.attributes)
+
+    def inside(frame: int) -> bool:
+        return all(
+            low - ROUNDING <= at <= high + ROUNDING for at, (low, high) in zip(scene.centre(frame), rooms, strict=True)
+        )
+
+    return next((frame for frame in range(most) if not inside(frame)), most)
+
+
+def _room(attributes: Attributes) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where the centre of a shape may be, x and y, (least, greatest)."""
+    sideways, above, below = half_extent(attributes.shape, SIZES[attributes.size])
+    return (
+        (sideways + EDGE_MARGIN, FRAME_SIZE - sideways - EDGE_MARGIN),
+        (above + EDGE_MARGIN, FRAME_SIZE - below - EDGE_MARGIN),
+    )
 
 
 def sample_attributes(generator: np.random.Generator) -> Attributes:

@@ -17,6 +17,7 @@ from anyflow_rt.benchmarks.shapes.world import (
     SPEED_RANGE,
     Attributes,
     Scene,
+    frames_inside,
     half_extent,
     render,
     sample_scene,
@@ -42,6 +43,21 @@ def test_every_combination_stays_inside_every_frame() -> None:
                 x, y = scene.centre(frame)
                 assert sideways + EDGE_MARGIN - 1e-9 <= x <= FRAME_SIZE - sideways - EDGE_MARGIN + 1e-9
                 assert above + EDGE_MARGIN - 1e-9 <= y <= FRAME_SIZE - below - EDGE_MARGIN + 1e-9
+
+
+def test_long_clips_stay_inside_as_long_as_they_can() -> None:
+    generator = np.random.default_rng(0)
+    left = 0
+    for attributes in ALL_ATTRIBUTES[::7]:
+        scene = sample_scene(attributes, generator, 57)
+        inside = frames_inside(scene, 57)
+        left += inside < 57
+        assert inside == 57 if attributes.motion == "still" else inside >= 30
+        assert not scene.speed or SPEED_RANGE[0] <= scene.speed <= SPEED_RANGE[1]
+    assert left
+    scene = Scene(Attributes("square", "red", "small", "black", "left"), 20.0, 30.0, 1.0)
+    edge = half_extent("square", SIZES["small"])[0] + EDGE_MARGIN
+    assert frames_inside(scene, 57) == math.floor(20.0 - edge) + 1
 
 
 @pytest.mark.parametrize("shape", SHAPES)

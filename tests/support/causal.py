@@ -105,6 +105,9 @@ class _TorchEngine:
         self._module, self._outputs = graph.module.eval(), list(graph.outputs)
         self.inputs = {name: TensorSpec(value.axes, np.dtype(np.float32)) for name, value in graph.inputs.items()}
 
+    def shrink(self) -> None:
+        """Nothing is kept."""
+
     def infer(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
         with torch.no_grad():
             found = self._module(**{name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
