@@ -12,15 +12,18 @@ Opening checks the schema and that every file is there at its size, which takes 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle_files import content_fault, size_fault
 from anyflow_rt.engines.export import EXPORT_VERSION
-from anyflow_rt.engines.manifest import MANIFEST_NAME, ComponentRecord, Defaults, EngineRecord, Manifest
+from anyflow_rt.engines.manifest import MANIFEST_NAME, ComponentRecord, Defaults, EngineRecord, FileRecord, Manifest
 from anyflow_rt.engines.mend import build_command, rebuild_command
 from anyflow_rt.engines.paths import check_path
+from anyflow_rt.engines.registry import is_tensorrt
+from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.errors import BundleError
 
 
@@ -40,10 +43,7 @@ class Bundle:
         """
         folder = check_path("the bundle", path, "give a directory made by  anyflow-rt build")
         bundle = cls(folder, read_manifest(folder))
-        for file in bundle.manifest.files():
-            fault = size_fault(folder, file)
-            if fault:
-                raise BundleError(f"the bundle {folder} is damaged: {fault}; {bundle._mend()}")
+        bundle._refuse({file: fault for file in bundle.manifest.files() if (fault := size_fault(folder, file))})
         return bundle
 
     @property
@@ -88,8 +88,7 @@ class Bundle:
                 return path
         raise BundleError(
             f"the bundle {self.path} has no {component} for {record.target} {record.engine} {record.precision}; "
-            f"build it again with  {rebuild_command(self.path, force=True)} --target {record.target} "
-            f"--engine {record.engine}"
+            f"{self._engine_mend(record, force=True)}"
         )
 
     def check_version(self) -> None:
@@ -102,9 +101,8 @@ class Bundle:
 
     def verify(self) -> None:
         """Read every file and compare its hash. Raises BundleError that names each file that differs."""
-        faults = [fault for file in self.manifest.files() if (fault := content_fault(self.path, file))]
-        if faults:
-            raise BundleError(f"the bundle {self.path} is damaged: {', '.join(faults)}; {_force(self.path)}")
+        faults = {file: fault for file in self.manifest.files() if (fault := content_fault(self.path, file))}
+        self._refuse(faults, force=True)
 
     def _component(self, name: str) -> ComponentRecord:
         components = {component.name: component for component in self.manifest.components}
@@ -112,6 +110,28 @@ class Bundle:
             there = ", ".join(sorted(components)) or "none"
             raise BundleError(f"the bundle {self.path} has no component {name!r} (it has {there}); {self._mend()}")
         return components[name]
+
+    def _refuse(self, faults: Mapping[FileRecord, str], *, force: bool = False) -> None:
+        """Raise BundleError for files that are damaged, if any are, with a command for each part that has to be made
+        again. force: also files of the right size, which a build would keep."""
+        if not faults:
+            return
+        engines = [record for record in self.manifest.engines if any(file in faults for file in record.files)]
+        of_engines = {file for record in engines for file in record.files}
+        mends = [] if faults.keys() <= of_engines else [_force(self.path) if force else self._mend()]
+        mends += [self._engine_mend(record, force=force) for record in engines]
+        raise BundleError(
+            f"the bundle {self.path} is damaged: {', '.join(faults.values())}; {', then '.join(dict.fromkeys(mends))}"
+        )
+
+    def _engine_mend(self, record: EngineRecord, *, force: bool) -> str:
+        """How to make one engine again; one that is made of the graphs leaves the others as they are."""
+        if is_tensorrt(record.engine) and record.files:
+            return engine_mend(self.path / record.files[0].path)
+        return (
+            f"build it again with  {rebuild_command(self.path, force=force)} --target {record.target} "
+            f"--engine {record.engine} --precision {record.precision}"
+        )
 
     def _mend(self) -> str:
         return f"build it again with  {rebuild_command(self.path)}"

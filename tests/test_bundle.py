@@ -364,6 +364,37 @@ def test_two_builds_take_turns(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert "another build" in caplog.text
 
 
+@pytest.mark.parametrize("damaged", ["denoiser.engine", "engine.json"])
+def test_a_damaged_engine_alone_is_made_again(damaged: str, tmp_path: Path) -> None:
+    bundle = make(tmp_path)
+    with writer(bundle.path) as build:
+        for engine in ("tensorrt_rtx", "tensorrt", "triton"):
+            with build.engine("sm_89", engine, "bf16", {}, "17x64x64") as folder:
+                (folder / "denoiser.engine").write_text("an engine")
+                (folder / "engine.json").write_text("on record")
+        bundle = build.commit()
+    folder = bundle.path / "engines/sm_89"
+    again = f"anyflow-rt build --bundle {bundle.path} --target sm_89 --engine"
+    (folder / "tensorrt_rtx-bf16-17x64x64" / damaged).write_text("something")
+    with pytest.raises(BundleError, match=rf"other contents.*; make it with  {again} tensorrt_rtx .* --force$"):
+        bundle.verify()
+    (folder / "tensorrt_rtx-bf16-17x64x64" / damaged).unlink()
+    with pytest.raises(
+        BundleError, match=rf"{damaged} is missing; make it with  {again} tensorrt_rtx --precision bf16 --force$"
+    ):
+        Bundle.open(bundle.path)
+    (folder / "tensorrt-bf16-17x64x64" / damaged).write_text("short")
+    with pytest.raises(BundleError, match=rf"{again} tensorrt .* --force, then make it with  {again} tensorrt_rtx "):
+        Bundle.open(bundle.path)
+    for engine in ("tensorrt_rtx", "tensorrt", "triton"):
+        (folder / f"{engine}-bf16-17x64x64" / damaged).write_text("an engine")
+    (folder / "triton-bf16-17x64x64" / damaged).unlink()
+    with pytest.raises(
+        BundleError, match=r"missing; build it again with .*--ckpt .* --engine triton --precision bf16$"
+    ):
+        Bundle.open(bundle.path)
+
+
 def test_no_space(tmp_path: Path) -> None:
     with writer(tmp_path / "out") as build:
         build.require_space(1000)
