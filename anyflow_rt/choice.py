@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -74,10 +75,24 @@ def choose(
         record = _record(bundle, engine, precision, call)
         if record is not None:
             return Choice(record.engine, record.precision, record)
+    unused = _unused(bundle) if engine is None else None
     engine = registry.default_engine() if engine is None else engine
     usual, note = registry.default_precision(engine)
     registry.check_precision(engine, usual if precision is None else precision)
-    return Choice(engine, usual, note=note) if precision is None else Choice(engine, precision)
+    notes = filter(None, [note if precision is None else None, unused])
+    return Choice(engine, usual if precision is None else precision, note="; ".join(notes) or None)
+
+
+def _unused(bundle: Bundle) -> str | None:
+    """For the user, where the bundle has engines for GPUs and this machine a GPU, for which none of them is."""
+    built = [each for each in bundle.manifest.engines if registry.for_gpu(each.engine)]
+    target = present_target() if built and not _interpreted() else None
+    if target is None or any(read_profile_name(each.profile).runs_on(each.target, target) for each in built):
+        return None
+    return (
+        f"the bundle {bundle.path} has no engine for {target}, this machine's GPU (it has {_words(built)}), and runs "
+        f"on the CPU: {_add(bundle, target, None)}"
+    )
 
 
 def _record(bundle: Bundle, engine: str | None, precision: str | None, call: Call) -> EngineRecord | None:
@@ -99,7 +114,7 @@ def _record(bundle: Bundle, engine: str | None, precision: str | None, call: Cal
     if asked and not fitting and engine is not None:
         raise BundleError(
             f"the bundle {bundle.path} has {_words(asked)}, and precision {precision} was asked for; "
-            f"run one of them, or add it: {_add(bundle, asked[0].target, engine)} --precision {precision}"
+            f"run one of them, or {_add(bundle, target or asked[0].target, engine, precision)}"
         )
     return min(fitting, key=lambda each: _unfit(bundle, each, target, call), default=None)
 
@@ -136,7 +151,7 @@ def _runnable(bundle: Bundle, engine: str, built: list[EngineRecord], target: st
         return here
     has = f" (it has {_words(built)})" if built else ""
     raise BundleError(
-        f"the bundle {bundle.path} has no {engine} engine for {target or 'any GPU'}{has}; add it with  "
+        f"the bundle {bundle.path} has no {engine} engine for {target or 'any GPU'}{has}; "
         f"{_add(bundle, target or 'sm_89', engine)}"
     )
 
@@ -145,9 +160,27 @@ def _interpreted() -> bool:
     return os.environ.get(INTERPRETED) == "1"
 
 
-def _add(bundle: Bundle, target: str, engine: str) -> str:
+def _add(bundle: Bundle, target: str, engine: str | None, precision: str | None = None) -> str:
+    """What to do for an engine for ``target``: the command that adds ``engine``, or the usual one where it is None or
+    cannot be built for it."""
+    # Only the messages need it.
+    from anyflow_rt.engines.builders import builders_of, default_builder
+
+    able = builders_of(target)
+    if not able:
+        none = f"no engine can be built for {target} yet"
+        return none if engine is None else f"{none}, so leave out --engine {engine} to run on the CPU"
+    name = engine if engine in able else default_builder(target)
+    what = "add one with" if engine is None else "add it with"
+    if engine not in (None, name):
+        what = f"{engine} cannot be built for {target}, so add {name} with"
     source = bundle.manifest.checkpoint
-    return f"{build_command(bundle.path, source.id, source.revision)} --target {target} --engine {engine}"
+    if able[name].from_graphs:
+        build = shlex.join(["anyflow-rt", "build", "--bundle", str(bundle.path)])
+    else:
+        build = build_command(bundle.path, source.id, source.revision)
+    words = [build, "--target", target, "--engine", name, *(["--precision", precision] if precision else [])]
+    return f"{what}  {' '.join(words)}"
 
 
 def _words(records: Iterable[EngineRecord]) -> str:

@@ -93,11 +93,17 @@ def default_builder(target: str, *, from_graphs: bool = False) -> str:
 
     from_graphs: of those that need no checkpoint. Raises UsageError where none has the target.
     """
-    made = {name: builder() for name, builder in _BUILDERS.items()}
-    able = [name for name, each in made.items() if target in each.targets and (each.from_graphs or not from_graphs)]
+    able = {name: each for name, each in builders_of(target).items() if each.from_graphs or not from_graphs}
     if able:
-        return next((name for name in able if all(map(importlib.util.find_spec, made[name].packages))), able[0])
+        installed = (name for name, each in able.items() if all(map(importlib.util.find_spec, each.packages)))
+        return next(installed, next(iter(able)))
     raise UsageError(f"no engine can be built for target {target!r} yet; {_offers()}")
+
+
+def builders_of(target: str) -> dict[str, Builder]:
+    """The engines that can be built for ``target``, the usual one first; none where nobody knows the target."""
+    made = {name: builder() for name, builder in _BUILDERS.items()}
+    return {name: each for name, each in made.items() if target in each.targets}
 
 
 def builder_for(engine: str, target: str, precision: str | None = None) -> Builder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -139,6 +140,7 @@ def test_otherwise_the_cpu_is(gpu) -> None:
             "owner/name --out /bundles/b --target sm_120 --engine triton",
         ),
         ("sm_89", bundle(), "has no triton engine for sm_89; add it with  anyflow-rt build .* --target sm_89 --engine"),
+        ("sm_103", BOTH, "no engine can be built for sm_103 yet, so leave out --engine triton to run on the CPU$"),
     ],
 )
 def test_an_engine_that_cannot_be_had_is_one_sentence_with_the_mend(gpu, target, made, message) -> None:
@@ -146,6 +148,37 @@ def test_an_engine_that_cannot_be_had_is_one_sentence_with_the_mend(gpu, target,
     with pytest.raises((EngineError, BundleError), match=message) as raised:
         choose(made, "triton")
     assert "\n" not in str(raised.value)
+
+
+def test_the_mend_is_an_engine_that_can_be_built(gpu) -> None:
+    """Of the graphs, where they are enough."""
+    gpu("sm_90")
+    with pytest.raises(
+        BundleError,
+        match=r"for sm_90; tensorrt_rtx cannot be built for sm_90, so add (triton|tensorrt) with  anyflow-rt build ",
+    ):
+        choose(bundle(), "tensorrt_rtx")
+    with pytest.raises(
+        BundleError, match=r"; add it with  anyflow-rt build --bundle /bundles/b --target sm_90 --engine tensorrt$"
+    ):
+        choose(bundle(), "tensorrt")
+
+
+def test_an_engine_for_another_gpu_is_not_left_out_silently(gpu) -> None:
+    made = bundle(("sm_89", "tensorrt_rtx", "bf16"), profile=("17x64x64",))
+    words = r"no engine for sm_86, this machine's GPU \(it has sm_89 tensorrt_rtx bf16\), and runs on the CPU: add one "
+    for asked in ({}, {"precision": "fp32"}):
+        gpu("sm_86")
+        note = choose(made, **asked).note
+        assert note is not None and re.search(words + r"with  anyflow-rt build .* --target sm_86 --engine \w+", note)
+        gpu("sm_103")
+        assert "no engine can be built for sm_103 yet" in str(choose(made, **asked).note)
+        for target in (None, "sm_89"):
+            gpu(target)
+            assert "no engine" not in str(choose(made, **asked).note)
+    gpu("sm_86")
+    assert choose(made, "onnxruntime").note is None, "it was asked for"
+    assert choose(bundle(), precision="fp32").note is None
 
 
 def test_precisions_that_were_not_built(gpu) -> None:

@@ -335,6 +335,10 @@ def test_packages_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
             {"present": "sm_86"},
             "GPU is sm_86; it has to have its own: add it with  .*--target sm_86 --engine tensorrt_rtx$",
         ),
+        (
+            {"present": "sm_103"},
+            "GPU is sm_103, for which none can be built yet; leave out --engine to run on",
+        ),
         ({"present": "sm_90"}, "GPU is sm_90; it has to have its own: add it with  .*--target sm_90$"),
         ({"driver": "550.54.15"}, "the NVIDIA driver is 550.54.15 and tensorrt_rtx_cu13 needs 580 or later"),
         ({"driver": "550.54.15", "distribution": "tensorrt_rtx_cu12"}, None),

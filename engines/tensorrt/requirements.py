@@ -6,6 +6,7 @@ import importlib.metadata
 from pathlib import Path
 
 from anyflow_rt.engines.gpu import driver_version, present_target
+from anyflow_rt.engines.targets import GPU_TARGETS
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, import_package
 from anyflow_rt.engines.tensorrt.profile_names import covers
@@ -66,8 +67,11 @@ def check_requirements(
             "the CPU, or run on the GPU's machine"
         )
     if present != facts.target and not covers(str(facts.settings.get("hardware")), present):
+        other = f"the engine {path} is for {facts.target} and this machine's GPU is {present}"
+        if present not in GPU_TARGETS:
+            raise EngineError(f"{other}, for which none can be built yet; leave out --engine to run on the CPU")
         raise EngineError(
-            f"the engine {path} is for {facts.target} and this machine's GPU is {present}; it has to have its own: "
+            f"{other}; it has to have its own: "
             f"{engine_mend(path, target=present, engine=_engine_for(facts.package, present), force=False)}"
         )
     least = _least_driver(distribution)
