@@ -32,6 +32,7 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
+from anyflow_rt.engines.amounts import amount
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.bundle_files import PARTIAL, file_sha256, flush, free_name, record_file, sweep
@@ -120,8 +121,8 @@ class BundleWriter:
         free = shutil.disk_usage(self._root).free
         if free < needed:
             raise OutputError(
-                f"{self.path} needs {needed / 1e9:.1f} GB and {self._root.parent} has {free / 1e9:.1f} GB free; "
-                f"free some or {self._elsewhere}"
+                f"{self.path} needs {amount(needed)} and {self._root.parent} has {amount(free)} free; free some or "
+                f"{self._elsewhere}"
             )
 
     @property

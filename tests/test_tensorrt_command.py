@@ -226,7 +226,11 @@ def test_a_killed_build_leaves_the_bundle_as_it_was(made: RandomBundle, capsys: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**6))
         fails(
-            capsys, command(made, "--target", "sm_89"), "needs 0.", "GB free; free some or give another place", code=1
+            capsys,
+            command(made, "--target", "sm_89"),
+            " MB and ",
+            " has 1.0 MB free; free some or give another",
+            code=1,
         )
     fails(capsys, command(made, "--target", "sm_99"), "sm_99", code=2)
     assert contents(made.path) == before

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anyflow_rt.engines.amounts import amount
 from anyflow_rt.engines.engine import STREAMING
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.errors import EngineError
@@ -118,6 +119,6 @@ def check_room(engine: Any, label: str, residency: str, file: Path, lane: Lane) 
     needed = engine.device_memory_size_v2 - lane.held
     if needed > free:
         raise EngineError(
-            f"{label} works with {needed / 1e9:.1f} GB and the GPU has {free / 1e9:.1f} of {total / 1e9:.1f} GB free; "
+            f"{label} works with {amount(needed)} and the GPU has {amount(free)} of {amount(total)} free; "
             f"{_mends(file)}"
         )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from anyflow_rt.engines.amounts import amount
 from anyflow_rt.engines.engine import RESIDENCIES, RESIDENT, SEQUENTIAL, STREAMING
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.record import EngineFacts, read_facts
@@ -47,13 +48,16 @@ def choose_residency(facts: EngineFacts, path: Path, *, free: int, total: int, a
     for residency in candidates:
         if needed(facts, residency) + RESERVE <= free:
             return residency
-    needs = {name: stage_needs(facts, names) for name, names in stages_of(facts.components).items()}
-    stages = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in needs.items())
+    streamed = candidates[-1] == STREAMING
+    parts = stages_of(facts.components).items()
+    needs = {name: stage_needs(facts, names, streams=streamed) for name, names in parts}
+    stages = ", ".join(f"{name} {amount(size)}" for name, size in needs.items())
     mends = [f"take --residency {SEQUENTIAL}"] if asked == RESIDENT else []
     mends += [] if streams else [engine_mend(path, weight_streaming=True)]
     raise EngineError(
-        f"{path.parent.name} needs {needed(facts, candidates[-1]) / 1e9:.1f} GB of the GPU at once ({stages}) and it "
-        f"has {free / 1e9:.1f} of {total / 1e9:.1f} GB free; close other programs on it, build for a smaller size"
+        f"{path.parent.name} needs {amount(needed(facts, candidates[-1]) + RESERVE)} of the GPU at once ({stages}; "
+        f"{amount(RESERVE)} more is for CUDA itself) and it has {amount(free)} of {amount(total)} free; close other "
+        "programs on it, build for a smaller size"
         f"{''.join(f', or {mend}' for mend in mends)}"
     )
 
