@@ -85,6 +85,7 @@ def build(
         wanted = [each for each in plan.wanted if not writer.has_engine(*each.key)]
         if missing:
             require_packages("exporting a checkpoint's graphs")
+        require_ready(wanted)
         needs = estimate(checkpoint.architecture, exports=bool(missing), engines=wanted)
         writer.require_space(needs.disk)
         if missing or needs.seconds:
@@ -173,6 +174,13 @@ def tell_of_kept(
                 f"{engine.target} {engine.engine} {engine.precision} is kept as it is there, built with "
                 f"{', '.join(others)}; --force makes it again"
             )
+
+
+def require_ready(wanted: Sequence[WantedEngine]) -> None:
+    """Raise unless this machine can make ``wanted``: said before the export, which may take long."""
+    for each in wanted:
+        if each.target != CPU:
+            builder_for(each.engine, each.target).ready(each.target)
 
 
 def make_engines(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from anyflow_rt.build import BuildReport, make_engines, tell_of_kept
+from anyflow_rt.build import BuildReport, make_engines, require_ready, tell_of_kept
 from anyflow_rt.build_estimate import Estimate, WantedEngine, estimate
 from anyflow_rt.build_plan import for_size, resolve_engines
 from anyflow_rt.choice import SIZES
@@ -117,6 +117,7 @@ def add_engines(
     tell_of_kept(bundle, plan.asked, plan.wanted, options.tensorrt, report)
     if not plan.wanted:
         return BuildReport(bundle.path, bundle.id, changed=False, seconds=time.perf_counter() - start)
+    require_ready(plan.wanted)
     with BundleWriter(
         bundle.path,
         checkpoint=manifest.checkpoint,

@@ -41,8 +41,8 @@ class Builder:
     that has them. build: (source, target, precision, folder, report) writes ``<component>.*`` and whatever else the
     engine reads into the empty ``folder``, and gives the package versions that the files depend on. unusual: the usual
     precision of targets that lack the first. profile: what the manifest calls engines made for a size. check: raises
-    for settings that its engines for a target cannot have, before any work. from_graphs: they are made of the bundle's
-    graphs, and need no checkpoint.
+    for settings that its engines for a target cannot have, before any work. ready: raises unless this machine can make
+    engines for a target. from_graphs: they are made of the bundle's graphs, and need no checkpoint.
     """
 
     targets: tuple[str, ...]
@@ -53,6 +53,7 @@ class Builder:
     unusual: Mapping[str, str] = field(default_factory=dict)
     profile: Callable[[VideoSize, TensorRtSettings], str] = lambda size, settings: "dynamic"
     check: Callable[[str, TensorRtSettings], None] = lambda target, settings: None
+    ready: Callable[[str], None] = lambda target: None
     from_graphs: bool = False
 
     def usual_precision(self, target: str) -> str:

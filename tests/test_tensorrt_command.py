@@ -269,6 +269,20 @@ def test_enterprise_builds_on_its_own_gpu_only() -> None:
     assert builder_for(ENTERPRISE, "sm_90").usual_precision("sm_90") == "bf16"
 
 
+def test_an_engine_that_cannot_be_made_here_is_refused_before_the_export(
+    tmp_path: Path, made: RandomBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from anyflow_rt.build import build
+
+    found, said = importlib.util.find_spec, []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name == ENTERPRISE else found(name))
+    monkeypatch.setattr("anyflow_rt.engines.tensorrt.builders.present_target", lambda: "sm_80")
+    options = BuildOptions(checkpoint=str(made.checkpoint), out=tmp_path / "b", targets=("sm_90",), engine=ENTERPRISE)
+    with pytest.raises(UsageError, match=r"only on a machine with that GPU, and this machine's is sm_80"):
+        build(options, said.append)
+    assert said == [] and not (tmp_path / "b").exists()
+
+
 def planned(made: RandomBundle, target: str, **settings: str) -> str:
     options = {"checkpoint": str(made.checkpoint), "targets": (target,), "engine": ENTERPRISE}
     plan = plan_build(BuildOptions(**options, tensorrt=TensorRtSettings(**settings)))

@@ -17,6 +17,7 @@ from anyflow_rt.engines.tensorrt.package import (
     PACKAGE_TARGETS,
     RTX,
     describe_choice,
+    import_package,
     require_present,
 )
 from anyflow_rt.engines.tensorrt.profile_names import covers
@@ -34,9 +35,17 @@ def _build_rtx(source: BuildSource, target: str, precision: str, folder: Path, r
 
 
 def _build_enterprise(source: BuildSource, target: str, precision: str, folder: Path, report: Report) -> dict[str, str]:
-    require_present(target, present_target())
     report(describe_choice(ENTERPRISE, target))
     return build_engines(ENTERPRISE, source, target, precision, folder, report)
+
+
+def _ready(engine: str) -> Callable[[str], None]:
+    def check(target: str) -> None:
+        if engine == ENTERPRISE:
+            require_present(target, present_target())
+        import_package(engine)
+
+    return check
 
 
 def _check(target: str, settings: TensorRtSettings) -> None:
@@ -81,6 +90,7 @@ RTX_BUILDER, ENTERPRISE_BUILDER = (
         unusual={"sm_75": "fp16"},
         profile=_profile(engine),
         check=_check,
+        ready=_ready(engine),
         from_graphs=True,
     )
     for engine, build in ((RTX, _build_rtx), (ENTERPRISE, _build_enterprise))
