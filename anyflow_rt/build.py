@@ -86,7 +86,8 @@ def build(
         if missing:
             require_packages("exporting a checkpoint's graphs")
         require_ready(wanted)
-        needs = estimate(checkpoint.architecture, exports=bool(missing), engines=wanted)
+        lengths = options.tensorrt.prompt_lengths
+        needs = estimate(checkpoint.architecture, exports=bool(missing), engines=wanted, prompt_lengths=lengths)
         writer.require_space(needs.disk)
         if missing or needs.seconds:
             report(f"this takes {needs}")

@@ -81,9 +81,9 @@ def plan_engines(options: EngineOptions) -> EnginePlan:
     defaults = _defaults(bundle, options.sizes, resolved)
     asked = tuple(for_size(each, bundle.architecture, defaults, options.tensorrt, text) for each in resolved)
     wanted = tuple(each for each in asked if options.force or each.key not in found.engines)
-    return EnginePlan(
-        bundle, defaults.size, asked, wanted, estimate(bundle.architecture, exports=False, engines=wanted)
-    )
+    lengths = options.tensorrt.prompt_lengths
+    needs = estimate(bundle.architecture, exports=False, engines=wanted, prompt_lengths=lengths)
+    return EnginePlan(bundle, defaults.size, asked, wanted, needs)
 
 
 def _defaults(bundle: Bundle, sizes: dict[str, int], engines: Sequence[WantedEngine]) -> Defaults:

@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anyflow_rt.engines.architecture import Architecture, parameter_estimate
+from anyflow_rt.engines.registry import is_tensorrt
 from anyflow_rt.engines.targets import CPU
+from anyflow_rt.engines.tensorrt.settings import PROMPT_LENGTHS
 
 BASE_MEMORY = 3 << 29
 """PyTorch and the exporter, or TensorRT's compiler, without any weights."""
+TENSORRT_BASE, TENSORRT_LENGTH = 96 << 20, 4 << 20
+"""Bytes of a target's TensorRT engines beside their weights, and of each prompt length: the smallest checkpoint's
+engines for sm_89 with the five usual lengths take 92 MB together."""
 LAYER_SECONDS = 2.0
 """Of exporting a transformer layer, and again of compiling it for a GPU: more than its size is its number of nodes."""
 
@@ -49,8 +54,15 @@ class Estimate:
         )
 
 
-def estimate(architecture: Architecture, *, exports: bool, engines: Sequence[WantedEngine]) -> Estimate:
-    """Of exporting all components, or none, and making ``engines``. A CPU's take nothing worth saying."""
+def estimate(
+    architecture: Architecture,
+    *,
+    exports: bool,
+    engines: Sequence[WantedEngine],
+    prompt_lengths: Sequence[int] = PROMPT_LENGTHS,
+) -> Estimate:
+    """Of exporting all components, or none, and making ``engines``. A CPU's take nothing worth saying. prompt_lengths:
+    of those of TensorRT."""
     parameters = parameter_estimate(architecture)
     layers = architecture.transformer.num_layers + architecture.text_encoder.num_layers
     disk = memory = 0
@@ -71,6 +83,8 @@ def estimate(architecture: Architecture, *, exports: bool, engines: Sequence[Wan
         twice = 0 if architecture.causal is None else parameters["transformer"]
         size = (sum(parameters.values()) + twice) * (4 if each.precision == "fp32" else 2)
         disk += size
+        if is_tensorrt(each.engine):
+            disk += TENSORRT_BASE + TENSORRT_LENGTH * len(prompt_lengths)
         seconds += 30 + LAYER_SECONDS * layers + size / 100e6
     if gpus:
         # The graph that an engine is made of, in its types, is there as long as the engine is being made.

@@ -162,7 +162,12 @@ def preview(options: BuildOptions) -> Preview:
         components=missing,
         engines=tuple(str(each) for each in engines),
         settings=found.tokenizer is None or plan.existing is None or plan.defaults != plan.existing.defaults,
-        estimate=estimate(plan.checkpoint.architecture, exports=bool(missing), engines=engines),
+        estimate=estimate(
+            plan.checkpoint.architecture,
+            exports=bool(missing),
+            engines=engines,
+            prompt_lengths=options.tensorrt.prompt_lengths,
+        ),
     )
 
 
