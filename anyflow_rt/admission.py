@@ -82,6 +82,7 @@ def _check_built(
         given=request.source is not None,
         architecture=bundle.architecture,
         tokens=1 if tokenizer is None else tokenizer.longest(prompts, request.max_sequence_length),
+        size=request.size,
     )
 
 

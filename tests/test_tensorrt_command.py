@@ -23,7 +23,7 @@ from anyflow_rt.choice import Call, choose
 from anyflow_rt.cli.main import main
 from anyflow_rt.engines.builders import builder_for, default_builder
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.geometry import LatentSize
+from anyflow_rt.engines.geometry import LatentSize, VideoSize
 from anyflow_rt.engines.manifest import MANIFEST_NAME
 from anyflow_rt.engines.tensorrt import package, runner
 from anyflow_rt.engines.tensorrt.limits import check_call
@@ -430,8 +430,6 @@ def test_a_damaged_record(values: object, words: str, tmp_path: Path) -> None:
 
 
 def test_the_mend_makes_the_same_engine_again(tmp_path: Path) -> None:
-    from anyflow_rt.engines.geometry import VideoSize
-
     engine = tmp_path / "b/engines/sm_90/tensorrt-bf16-5x64x64-9x64x64-all_keys/denoiser.engine"
     engine.parent.mkdir(parents=True)
     manifest = {"defaults": {"num_frames": 9, "height": 64, "width": 64}, "checkpoint": {"id": "a/b", "revision": None}}
@@ -446,6 +444,9 @@ def test_the_mend_makes_the_same_engine_again(tmp_path: Path) -> None:
     )
     assert "--strip" not in engine_mend(engine, strip=False)
     assert engine_mend(engine, weight_streaming=True, batch=1).count(" --weight-streaming") == 1
+    wider = engine_mend(engine, size=VideoSize(9, 64, 128))
+    assert "--bundle" in wider and "--num-frames 9 --height 64 --width 128 --target sm_90" in wider
+    assert "--smallest" not in wider and "--force" not in wider and "--precision bf16 --batch 2" in wider
     assert "--refit" not in engine_mend(engine, target="sm_89", engine=RTX, force=False)
     other = engine.parent.rename(engine.parent.with_name("tensorrt-bf16-17x64x64")) / "denoiser.engine"
     assert f"build --bundle {tmp_path}/b --num-frames 17 --height 64 --width 64 --target" in engine_mend(other)
@@ -463,6 +464,12 @@ def test_the_mend_makes_the_same_engine_again(tmp_path: Path) -> None:
         ({"tokens": 512}, None),
         ({"tokens": 600}, "has 600 tokens and the engine .* takes up to 512; shorten it, or "),
         ({"videos": 3}, "3 videos at once were asked for and the engine takes 1; ask for fewer, or "),
+        (
+            {"latent": LatentSize(5, 16, 8, 8), "size": VideoSize(17, 64, 64)},
+            r"makes 9 frames of 64x64 pixels \(height x width\) and 17 frames of 64x64 pixels .* was asked for; "
+            "ask for what it makes, or add it with  anyflow-rt build --bundle .*/b .*--target sm_89 --engine "
+            "tensorrt_rtx --precision bf16$",
+        ),
         ({"latent": LatentSize(5, 16, 8, 8)}, "takes latents of frames x height x width 3x8x8 and .* has 5x8x8; ask"),
     ],
 )

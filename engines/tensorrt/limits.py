@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anyflow_rt.engines.architecture import Architecture
-from anyflow_rt.engines.geometry import LatentSize
+from anyflow_rt.engines.geometry import LatentSize, VideoSize
 from anyflow_rt.engines.tensorrt.chunk_shapes import largest_chunk
 from anyflow_rt.engines.tensorrt.mending import engine_mend
+from anyflow_rt.engines.tensorrt.profile_names import read_profile_name
 from anyflow_rt.engines.tensorrt.record import EngineFacts
 from anyflow_rt.engines.tensorrt.settings import PROMPT_LENGTHS
 from anyflow_rt.engines.tensorrt.stages import ENCODE
@@ -25,11 +26,13 @@ def check_call(
     given: bool,
     architecture: Architecture | None = None,
     tokens: int = 1,
+    size: VideoSize | None = None,
 ) -> None:
     """Raise UsageError, with the mend, for a call that the engines beside ``file`` cannot make.
 
     given: whether it begins with a picture or a clip. architecture: a causal checkpoint's, whose engines take every
-    video that is not longer than the one they are built for. tokens: of the longest prompt.
+    video that is not longer than the one they are built for. tokens: of the longest prompt. size:
+    what ``latent`` is in frames and pixels, for the message.
     """
     if given and any(name not in facts.components for name in ENCODE):
         raise UsageError(
@@ -47,12 +50,19 @@ def check_call(
     causal = architecture is not None and architecture.causal is not None
     if causal:
         smallest[1], largest[1] = 1, latent.frames
-    if not all(low <= size <= high for low, size, high in zip(smallest[1:], wanted, largest[1:], strict=True)):
-        bounds = _size(largest) if smallest[1:] == largest[1:] else f"{_size(smallest)} to {_size(largest)}"
+    if not all(low <= number <= high for low, number, high in zip(smallest[1:], wanted, largest[1:], strict=True)):
+        sizes = read_profile_name(file.parent.name).sizes
+        if size is None or not sizes:
+            bounds = _size(largest) if smallest[1:] == largest[1:] else f"{_size(smallest)} to {_size(largest)}"
+            raise UsageError(
+                f"the engine {file.parent.name} takes latents of frames x height x width {bounds} and the size that "
+                f"was asked for has {latent.frames}x{latent.height}x{latent.width}; ask for that size, or build for "
+                "the other with --num-frames, --height and --width, or a range with --smallest and --largest"
+            )
+        takes = " to ".join(_video(each) for each in dict.fromkeys((sizes[0], sizes[-1])))
         raise UsageError(
-            f"the engine {file.parent.name} takes latents of frames x height x width {bounds} and the size that was "
-            f"asked for has {latent.frames}x{latent.height}x{latent.width}; ask for that size, or build for the other "
-            "with --num-frames, --height and --width, or a range with --smallest and --largest"
+            f"the engine {file.parent.name} makes {'up to ' if causal else ''}{takes} and {_video(size)} was asked "
+            f"for; ask for what it makes, or {engine_mend(file, size=size)}"
         )
     if architecture is not None and causal:
         _check_remembered(architecture, file, latent, profile["largest"]["cache_key"][3])
@@ -82,6 +92,10 @@ def _check_remembered(architecture: Architecture, file: Path, latent: LatentSize
 
 def _range(least: int, most: int) -> str:
     return str(most) if least == most else f"{least} to {most}"
+
+
+def _video(size: VideoSize) -> str:
+    return f"{size.num_frames} frames of {size.height}x{size.width} pixels (height x width)"
 
 
 def _size(latents: Sequence[int]) -> str:

@@ -23,29 +23,38 @@ _USUAL |= {"hardware": "none", "triton_kernels": "none"}
 
 
 def engine_mend(
-    file: Path, *, target: str | None = None, engine: str | None = None, force: bool = True, **changes: Any
+    file: Path,
+    *,
+    target: str | None = None,
+    engine: str | None = None,
+    force: bool = True,
+    size: VideoSize | None = None,
+    **changes: Any,
 ) -> str:
     """What to do about a file of an engine that is made of its bundle's graphs: the command that makes that engine
     again, with its own target, kind, size and settings, or with others. No checkpoint is needed.
 
-    engine: "" is for the build to choose. changes: settings that are to be others.
+    engine: "" is for the build to choose. size: of one for that size alone, beside this one. changes: settings that
+    are to be others.
     """
     folder = file.absolute().parent
     bundle = next((each.parent for each in folder.parents[:2] if each.name == "engines"), None)
     if bundle is None or not (bundle / MANIFEST_NAME).is_file():
         return mend_of(file)
     own, precision, profile = (*folder.name.split("-", 2), "", "")[:3]
-    words = ["anyflow-rt", "build", *_source(bundle, profile), "--target", target or folder.parent.name]
+    sizes = read_profile_name(profile).sizes if size is None else (size,)
+    force = force and size is None
+    changes |= {} if size is None else {"smallest": None, "largest": None}
+    words = ["anyflow-rt", "build", *_source(bundle, sizes), "--target", target or folder.parent.name]
     words += ["--engine", engine or own] if engine != "" else []
-    words += ["--precision", precision] if force else []
+    words += ["--precision", precision] if force or size is not None else []
     names = PORTABLE if target is not None or engine is not None else PORTABLE + _OWN
     words += _flags({**_read(folder / RECORD, "settings"), **changes}, names)
     return f"{'make' if force else 'add'} it with  {shlex.join([*words, *(['--force'] if force else [])])}"
 
 
-def _source(bundle: Path, profile: str) -> list[str]:
+def _source(bundle: Path, sizes: tuple[VideoSize, ...]) -> list[str]:
     """The flags that say what of, and for which size where that is not the bundle's own."""
-    sizes = read_profile_name(profile).sizes
     defaults = _read(bundle / MANIFEST_NAME, "defaults")
     own = {name: defaults.get(name) for name in VideoSize.__dataclass_fields__}
     words = ["--bundle", str(bundle)]
