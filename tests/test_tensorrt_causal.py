@@ -25,13 +25,13 @@ from anyflow_rt.engines.architecture import Architecture, CausalConfig
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.chunks import make_layout
 from anyflow_rt.engines.geometry import LatentSize, VideoSize
+from anyflow_rt.engines.stages import CHUNKS, engine_components
 from anyflow_rt.engines.tensorrt.chunk_shapes import largest_chunk
 from anyflow_rt.engines.tensorrt.compiler import compile_engine
 from anyflow_rt.engines.tensorrt.package import RTX, import_package
 from anyflow_rt.engines.tensorrt.profiles import profiles
 from anyflow_rt.engines.tensorrt.record import read_facts
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
-from anyflow_rt.engines.tensorrt.stages import CHUNKS, engine_components
 from anyflow_rt.engines.typed.graph import write_typed_graph
 from anyflow_rt.errors import UsageError
 from anyflow_rt.shipped import CAUSAL_CHECKPOINT

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.geometry import LatentSize
+from anyflow_rt.engines.stages import ENCODE
 from anyflow_rt.engines.tensorrt.chunk_shapes import largest_chunk
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.record import EngineFacts
 from anyflow_rt.engines.tensorrt.settings import PROMPT_LENGTHS
-from anyflow_rt.engines.tensorrt.stages import ENCODE
 from anyflow_rt.errors import UsageError
 
 

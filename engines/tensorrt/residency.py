@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from anyflow_rt.engines.engine import RESIDENCIES, RESIDENT, SEQUENTIAL, STREAMING
+from anyflow_rt.engines.stages import runs_beside, stages_of
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.record import EngineFacts, read_facts
-from anyflow_rt.engines.tensorrt.stages import runs_beside, stages_of
 from anyflow_rt.errors import EngineError, UsageError
 
 RESERVE = 1 << 29

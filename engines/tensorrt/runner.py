@@ -22,6 +22,7 @@ import numpy as np
 from anyflow_rt.engines.arrays import to_host
 from anyflow_rt.engines.engine import Engine, TensorSpec
 from anyflow_rt.engines.geometry import NO_PADDING_BIAS
+from anyflow_rt.engines.stages import runs_beside
 from anyflow_rt.engines.tensorrt.device import PROMPT_AXES, Execution
 from anyflow_rt.engines.tensorrt.memory import BESIDE, MAIN, require_cuda, saying_out_of_memory
 from anyflow_rt.engines.tensorrt.mending import engine_mend
@@ -30,7 +31,6 @@ from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package
 from anyflow_rt.engines.tensorrt.refit import refit
 from anyflow_rt.engines.tensorrt.requirements import require_runnable
 from anyflow_rt.engines.tensorrt.residency import expected_working
-from anyflow_rt.engines.tensorrt.stages import runs_beside
 from anyflow_rt.errors import EngineError
 
 if TYPE_CHECKING:
