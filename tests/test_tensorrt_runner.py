@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +25,7 @@ from anyflow_rt.errors import EngineError, UsageError
 torch = pytest.importorskip("torch")
 
 from anyflow_rt.engines.tensorrt.buffers import Buffers  # noqa: E402 - it needs torch
+from anyflow_rt.engines.tensorrt.contexts import Contexts  # noqa: E402
 from anyflow_rt.engines.tensorrt.memory import saying_out_of_memory  # noqa: E402
 
 GB = 10**9
@@ -137,6 +144,28 @@ def test_a_full_gpu_is_said(tmp_path: Path) -> None:
         saying_out_of_memory("denoiser", tmp_path / "denoiser.engine"),
     ):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nmore")
+
+
+def test_one_graph_is_captured_at_a_time() -> None:
+    """Whatever lane: PyTorch waits for the whole GPU before it captures, and no other capture may be under way then."""
+    under_way: list[int] = []
+
+    @contextmanager
+    def graph(*_: object, **__: object) -> Iterator[None]:
+        under_way.append(threading.get_ident())
+        time.sleep(0.02)
+        assert len(under_way) == 1
+        yield
+        under_way.clear()
+
+    def capture() -> object:
+        contexts = object.__new__(Contexts)
+        contexts._torch = SimpleNamespace(cuda=SimpleNamespace(CUDAGraph=object, graph=graph))
+        contexts.stream = SimpleNamespace(synchronize=lambda: None, cuda_stream=0)
+        return contexts._captured(SimpleNamespace(execute_async_v3=lambda stream: True))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(each.result() is not None for each in [pool.submit(capture) for _ in range(4)])
 
 
 def test_without_a_gpu_nobody_is_asked() -> None:
