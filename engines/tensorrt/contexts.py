@@ -177,6 +177,10 @@ class Contexts:
         if hasattr(trt, "CudaGraphStrategy"):
             captured, plain = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE, trt.CudaGraphStrategy.DISABLED
             config.cuda_graph_strategy = captured if graphs else plain
+            if not self._replays:
+                # Else it compiles kernels in the background for every length, which has passed before they are done.
+                never = trt.DynamicShapesKernelSpecializationStrategy.NONE
+                config.dynamic_shapes_kernel_specialization_strategy = never
             self._cache = self._cache or RuntimeCache(config, path, self._label)
             config.set_runtime_cache(self._cache.cache)
         return config
