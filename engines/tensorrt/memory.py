@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anyflow_rt.engines.arrays import saying_out_of_memory
 from anyflow_rt.engines.engine import STREAMING
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.errors import EngineError
@@ -91,19 +91,9 @@ def require_cuda() -> None:
         )
 
 
-@contextmanager
-def saying_out_of_memory(label: str, file: Path) -> Iterator[None]:
-    """What PyTorch or an engine raises where the GPU is full becomes an EngineError. ``file``: the engine's."""
-    import torch
-
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise EngineError(f"{label}: the GPU's memory is full ({_first_line(error)}); {_mends(file)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "").rstrip(".")
+def naming_mends(label: str, file: Path) -> AbstractContextManager[None]:
+    """``saying_out_of_memory`` of ``label``, an engine of the file ``file``."""
+    return saying_out_of_memory(label, _mends(file))
 
 
 def _mends(file: Path) -> str:
