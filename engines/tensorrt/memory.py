@@ -52,13 +52,13 @@ class Lane:
 
 
 CAPTURING = threading.Lock()
-"""Held, behind a lane's turn and before nothing else, while a CUDA graph is captured, and by whoever waits for all of
-the GPU or gives cached memory back: PyTorch does both before it captures. CUDA permits neither while any stream
-captures, in whatever mode, and PyTorch's allocator takes only one capture at a time.
+"""Held while a CUDA graph is captured, and by who gives cached memory back; taken last, behind a lane's turn. PyTorch
+waits for the whole GPU and gives back its cache before it captures: CUDA permits the one while no stream captures, in
+whatever mode, and PyTorch's allocator the other.
 
-The other lane may go on to allocate and to execute meanwhile: a capture of mode ``thread_local`` forbids what is unsafe
-(cudaMalloc is) to its own thread alone, and PyTorch gives a graph's memory to its own stream alone. Source: CUDA's
-documentation of ``cudaThreadExchangeStreamCaptureMode`` and of prohibited operations of stream capture."""
+The other lane may allocate and execute meanwhile: a capture of mode ``thread_local`` forbids what is unsafe, such as
+cudaMalloc, to its own thread alone, and PyTorch gives a graph's memory to its own stream alone. Source: CUDA's
+documentation of ``cudaThreadExchangeStreamCaptureMode`` and of what stream capture prohibits."""
 
 MAIN, BESIDE = LANES = (Lane(), Lane())
 """Of a process. In the second a causal checkpoint's decoder works while the next chunk is made in the first."""
@@ -73,8 +73,9 @@ def free_memory() -> tuple[int, int]:
 
     require_cuda()
     with ExitStack() as turns:
-        for each in (*(lane.turn for lane in LANES), CAPTURING):
-            turns.enter_context(each)
+        for lane in LANES:
+            turns.enter_context(lane.turn)
+        turns.enter_context(CAPTURING)
         torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
