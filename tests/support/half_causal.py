@@ -12,7 +12,7 @@ from support.half import emulate, session
 
 from anyflow_rt.engines.checkpoint import Checkpoint
 from anyflow_rt.engines.engine import TensorSpec
-from anyflow_rt.engines.tensorrt.stages import CHUNKS
+from anyflow_rt.engines.stages import CHUNKS
 from anyflow_rt.engines.typed.graph import write_typed_graph
 
 
