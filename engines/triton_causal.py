@@ -99,7 +99,7 @@ class TritonCacheWriter(nn.Module):
     ) -> None:
         """tokens (B, F, N, D). Writes tokens ``start`` to ``start + F N`` of cache_key and cache_value (layers, B,
         heads, capacity, d), which are in the compute type, and reads those before them."""
-        blocks = [block for block in self.denoiser.blocks if isinstance(block, TritonBlock)]
+        blocks = [_typed(block) for block in self.denoiser.blocks]
         rope = rope_cos, rope_sin
         x = tokens.to(self.denoiser.dtype)
         y = OPERATORS["adaptive_norm"](x, modulation, blocks[0].scale_shift_table, 0, 1, eps=self.denoiser.eps)
@@ -112,6 +112,12 @@ class TritonCacheWriter(nn.Module):
             cross = (aligned(cross_key[index]), aligned(cross_value[index]), context_bias)
             next_norm = modulation, blocks[index + 1].scale_shift_table
             x, y = block(x, y, modulation, next_norm, cross, rope, written)
+
+
+def _typed(block: nn.Module) -> TritonBlock:
+    """Each of them counts: a block's caches are found by its index."""
+    assert isinstance(block, TritonBlock)
+    return block
 
 
 ALIGNED_TOKENS = 8
