@@ -76,6 +76,10 @@ class TritonEngine(Engine):
                 "PyTorch sees no NVIDIA GPU: run on a machine with one and a CUDA build of torch, leave out --engine "
                 "triton to run on the CPU, or set TRITON_INTERPRET=1 for the smallest checkpoints"
             )
+        if not INTERPRETED:
+            from anyflow_rt.engines.cuda_streams import worker_streams
+
+            worker_streams(torch.cuda.current_device())  # before graphs take theirs
         self._packed = read_packed(self.model_path)
         precision = self.options.precision
         if self._packed.precision != precision:

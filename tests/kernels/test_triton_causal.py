@@ -20,7 +20,6 @@ from anyflow_rt.build_plan import BuildOptions
 from anyflow_rt.components import COMPUTE_TYPE_PORTS
 from anyflow_rt.engines import triton_build, triton_shared
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.cuda_streams import own_stream
 from anyflow_rt.engines.geometry import VideoSize, latent_size
 from anyflow_rt.engines.registry import open_engine
 from anyflow_rt.engines.torch_pack import Packed, pack_component, pack_header
@@ -287,9 +286,3 @@ def test_launches_of_chunks_are_recorded(bundle: Bundle) -> None:
     launches = triton_build.chunk_launches(architecture, latent, *rest)
     lengths = {1, 3}
     assert len(launches) == len(lengths) * (jump + 2 * (7 * layers - 5))
-
-
-def test_a_cpus_engine_has_no_stream() -> None:
-    for engine in ("onnxruntime", "triton") if INTERPRETED else ("onnxruntime",):
-        with own_stream(engine, "denoise"):
-            assert not torch.cuda.is_initialized() or not INTERPRETED
