@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from anyflow_rt.engines.cuda_graphs import ShapeGraphs
-    from anyflow_rt.engines.triton_causal import Caches
+    from anyflow_rt.engines.triton_caches import Caches
     from anyflow_rt.kernels.packed import KernelPack
 
 ATTENTION_VARIABLE = "ANYFLOW_RT_ATTENTION"
@@ -103,7 +103,8 @@ class TritonEngine(Engine):
             torch.cuda.current_stream(self._device).synchronize()  # whoever uses it may do so on another stream
 
     def _load_causal(self) -> Module:
-        from anyflow_rt.engines.triton_causal import Caches, TritonCacheWriter, TritonCausalDenoiser
+        from anyflow_rt.engines.triton_caches import Caches
+        from anyflow_rt.engines.triton_causal import TritonCacheWriter, TritonCausalDenoiser
         from anyflow_rt.engines.triton_shared import shared_denoiser
 
         attention = os.environ.get(ATTENTION_VARIABLE, "triton")
@@ -129,7 +130,7 @@ class TritonEngine(Engine):
 
     def new_caches(self, prompts: int, shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of a run's chunks under each of its prompts, ``shape`` (layers, B, heads, capacity, d) or a
-        little more capacity; not zeroed. Of a causal denoiser: see ``triton_causal.Caches``."""
+        little more capacity; not zeroed. Of a causal denoiser: see ``triton_caches.Caches``."""
         assert self._caches is not None
         return self._caches.take(prompts, shape)
 

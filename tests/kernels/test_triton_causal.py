@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from support.bundles import random_bundle
 from support.causal import CausalCheckpoint
 from support.clips import moving_disc
 
+from anyflow_rt.admission import admit
 from anyflow_rt.build import build
 from anyflow_rt.build_plan import BuildOptions
 from anyflow_rt.components import COMPUTE_TYPE_PORTS
-from anyflow_rt.engines import triton_build, triton_shared
+from anyflow_rt.engines import triton_build, triton_caches, triton_shared
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.geometry import VideoSize, latent_size
 from anyflow_rt.engines.registry import open_engine
 from anyflow_rt.engines.torch_pack import Packed, pack_component, pack_header
-from anyflow_rt.engines.triton_causal import ALIGNED_TOKENS, Caches
+from anyflow_rt.engines.triton_caches import ALIGNED_TOKENS
 from anyflow_rt.engines.triton_modules import expected_launches
 from anyflow_rt.errors import EngineError, UsageError
 from anyflow_rt.kernels import launch
@@ -183,16 +183,6 @@ def test_a_pass_writes_its_own_tokens_alone(
         writer.infer(**{**wide, "cache_key": key.cpu().numpy()})
 
 
-def test_caches_are_kept_for_a_run_of_the_same_shape() -> None:
-    replaced: list[int] = []
-    caches = Caches(torch.float32, torch.device("cpu"), lambda: replaced.append(1))
-    first = caches.take(2, (3, 1, 2, 5, 4))
-    assert [tuple(key.shape) for key, _ in first] == [(3, 1, 2, 8, 4)] * 2
-    again = caches.take(1, (3, 1, 2, 8, 4))
-    assert again[0][0] is first[0][0] and len(replaced) == 1
-    assert caches.take(1, (3, 1, 2, 9, 4))[0][0].shape[3] == 16 and len(replaced) == 2
-
-
 def test_weights_go_with_the_last_engine_that_has_them(engines: PackedComponents) -> None:
     for name in ("cache_writer", "denoiser"):
         engines.get(name)
@@ -260,6 +250,16 @@ def test_runs_are_those_of_the_cpus_engine(bundle: Bundle, launched: list[Launch
             assert apart(found.latents, wanted.latents) < LATENT_BOUND, name
             assert np.abs(frames.astype(int) - wanted.frames).max() <= FRAME_BOUND, name
     assert kinds(launched) <= kinds(triton_build.chunk_launches(*described(bundle))), "compiled ahead of time"
+
+
+def test_a_video_that_the_gpu_has_no_memory_for_is_refused_before_any_work(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (record,) = bundle.manifest.engines
+    monkeypatch.setattr(triton_caches, "gpu_memory", lambda: (0, 24 * 10**9))
+    options = {"num_frames": SIZE.num_frames, "height": SIZE.height, "width": SIZE.width, "steps": 1}
+    with pytest.raises(EngineError, match=r"beside the denoiser 0\.0 of 24\.0 GB are free; make a shorter video"):
+        admit(bundle, PROMPT, engine="triton", precision="fp32", output="frames", record=record, **options)
 
 
 def described(bundle: Bundle) -> tuple[Any, ...]:
