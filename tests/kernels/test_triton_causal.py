@@ -179,8 +179,28 @@ def test_a_pass_writes_its_own_tokens_alone(
     wide = {**pass_inputs(one_block, 2, 6), **caches, "cache_counts": np.array([13, 0], np.int32)}
     with pytest.raises(EngineError, match="start is 13; accepted: whole numbers from 0 to 12"):
         writer.infer(**wide)
-    with pytest.raises(EngineError, match="cache_key is written in place; give what the denoiser's new_caches gave"):
+    with pytest.raises(EngineError, match="cache_key is used in place; give what the denoiser's new_caches gave"):
         writer.infer(**{**wide, "cache_key": key.cpu().numpy()})
+    assert writer.new_caches(1, shape) is None, "the denoiser has them"
+
+
+def test_a_jump_takes_no_copy_of_a_cache(engines: PackedComponents, one_block: CausalCheckpoint) -> None:
+    denoiser, config = engines.get("denoiser"), one_block.checkpoint.architecture.transformer
+    shape = (config.num_layers, 1, config.num_attention_heads, 8, config.attention_head_dim)
+    ((key, value),) = denoiser.new_caches(1, shape)
+    passed = pass_inputs(one_block, 2, 6)
+    arrays = {name: passed[name] for name in denoiser.inputs if name in passed}
+    arrays |= {
+        "latents": np.zeros((1, 2, config.in_channels, 4, 6), np.float32),
+        "head_modulation": np.zeros((1, 2, config.inner_dim), np.float32),
+        "interval": np.zeros((1, 2), np.float32),
+        "cache_counts": np.array([0, 0], np.int32),
+    }
+    caches = {"cache_key": key, "cache_value": value}
+    assert np.isfinite(denoiser.infer(**arrays, **caches)["z_r"]).all()
+    for change in (key.numpy(), key.mT.contiguous().mT):
+        with pytest.raises(EngineError, match="cache_key is used in place; give what"):
+            denoiser.infer(**arrays, **{**caches, "cache_key": change})
 
 
 def test_weights_go_with_the_last_engine_that_has_them(engines: PackedComponents) -> None:
