@@ -25,12 +25,13 @@ SIZES = ("num_frames", "height", "width")
 
 @dataclass(frozen=True)
 class Call:
-    """What calls will be like; None is the bundle's own. videos: of one call."""
+    """What calls will be like; None is the bundle's own. videos: of one call. in_time: its chunks have deadlines."""
 
     num_frames: int | None = None
     height: int | None = None
     width: int | None = None
     videos: int = 1
+    in_time: bool = False
 
     def size(self, default: VideoSize) -> VideoSize:
         """Of its videos, where those that say nothing are of the size ``default``."""

@@ -49,7 +49,7 @@ class Components:
     specialize: the size of the videos that engines are made for and run quickest at; each that meets another shape
     becomes two. None: they are made for any size. residency: one of ``RESIDENCIES``. record: the manifest's engine
     whose files are opened; None: the graphs are. on_demand: components that are opened only if ``get`` asks for them.
-    one_call: whether one call is all there will be.
+    one_call: whether one call is all there will be. shared: as of ``share_cores``, from the beginning.
     """
 
     def __init__(
@@ -64,11 +64,13 @@ class Components:
         record: EngineRecord | None = None,
         on_demand: Collection[str] = (),
         one_call: bool = False,
+        shared: bool = False,
     ) -> None:
         self.seconds_waited = 0.0
         self.closed = False
         self._residency, self._sequential = residency, residency != RESIDENT
-        self._shared, self._half = False, max(1, len(os.sched_getaffinity(0)) // 2)
+        cores = len(os.sched_getaffinity(0))
+        self._shared, self._half = shared and cores > 1, cores // 2
         self._on_demand = frozenset((*ENCODE, *on_demand))
         self._one_call = one_call
         self._bundle, self._engine, self._precision, self._cache_dir = bundle, engine, precision, cache_dir
@@ -114,7 +116,7 @@ class Components:
         work on one core 165 and 80, on both 77 and 82. What has to be in time takes half. Engines that are open with
         another share are opened again.
         """
-        if shared == self._shared or registry.for_gpu(self._engine):
+        if shared == self._shared or not self._half or registry.for_gpu(self._engine):
             return
         self._shared = shared
         opened = [name for stage in self.stages[1:] for name in stage if name in self._futures]

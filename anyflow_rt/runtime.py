@@ -106,6 +106,7 @@ class Runtime:
             record=chosen.record,
             on_demand=() if prompts is None else ("text_encoder",),
             one_call=one_call or single_use,
+            shared=call.in_time,
         )
         self.latencies = Latencies(bundle.id, self.engine)
         self._turn = Turn()

@@ -24,8 +24,11 @@ from support.clips import moving_disc
 from support.commands import fails
 
 import anyflow_rt
+from anyflow_rt.choice import Call
 from anyflow_rt.cli.main import main
+from anyflow_rt.engines import registry
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.engine import Engine
 from anyflow_rt.engines.export import CAUSAL_COMPONENT_NAMES, COMPONENT_NAMES
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.openvino_package import processor_has_bf16
@@ -403,6 +406,25 @@ def test_what_has_deadlines_shares_the_cores(runtime: Runtime) -> None:
     assert np.abs(frames.astype(int) - whole.frames).max() <= FRAME_BOUND
     assert np.array_equal(runtime.generate(PROMPT, seed=3, **OPTIONS).frames, whole.frames)
     assert threads() == [None] * 3
+
+
+def test_what_is_meant_for_deadlines_opens_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[str, int | None]] = []
+    really = registry.open_engine
+
+    def noted(name: str, path: Path, **options: Any) -> Engine:
+        opened.append((path.stem, options["threads"]))
+        return really(name, path, **options)
+
+    monkeypatch.setattr(registry, "open_engine", noted)
+    options: dict[str, Any] = {"engine": "openvino", "precision": "fp32", "specialize": False}
+    with (
+        Runtime(Bundle.open(random_bundle(NAME).path), **options, meant_for=Call(in_time=True)) as runtime,
+        runtime.stream(PROMPT, fps_deadline=True, **OPTIONS) as stream,
+    ):
+        next(stream)
+    half = len(os.sched_getaffinity(0)) // 2 or None
+    assert len(opened) == len({*opened}) and {("denoiser", half), ("text_encoder", None)} <= {*opened}
 
 
 def test_playing_deadlines(runtime: Runtime) -> None:
