@@ -43,7 +43,7 @@ FLAGS = {
         "--ckpt", "--revision", "--out", "--target", "--engine", "--precision", "--height", "--width", "--num-frames",
         "--onnx-only", "--dry-run", "--force", "--check-parity", "--no-check-parity", "--calibrate", "--no-calibrate",
         "--smallest", "--largest", "--batch", "--prompt-lengths", "--cross-keys", "--optimization-level",
-        "--weight-streaming", "--refit", "--version-compatible", "--hardware", "--triton-kernels",
+        "--weight-streaming", "--refit", "--strip", "--version-compatible", "--hardware", "--triton-kernels",
         "--text-weights", "--bundle",
     },
 }  # fmt: skip

@@ -10,7 +10,8 @@ be a copy of the whole network. So while a module is built, operations on large 
    written, after which it is let go. The most that is in memory is what one of them takes.
 4. A transposed weight becomes a weight of its own, as the exporter's optimiser would make it, at once and of them all.
 
-Tracing reads no weight. A graph that has not every one of them as it is would hold what was never written: an error.
+Tracing reads no weight. A graph that has not every one of them as it is would hold what was never written: an error, as
+is a module with weights that it does not use.
 """
 
 from __future__ import annotations

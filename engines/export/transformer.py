@@ -51,8 +51,8 @@ def rotary_halves(heads: int, head_dim: int) -> Tensor:
     return (torch.arange(heads)[:, None] * head_dim + within[None, :]).flatten()
 
 
-class SelfAttention(nn.Module):
-    """RMSNorm over heads x head_dim on q and k, rotary embedding, attention over all tokens of a video."""
+class Projection(nn.Module):
+    """What self-attention attends with and to: RMSNorm over heads x head_dim on q and k, rotary embedding."""
 
     def __init__(self, config: TransformerConfig, weights: Weights, prefix: str) -> None:
         super().__init__()
@@ -65,18 +65,10 @@ class SelfAttention(nn.Module):
         self.qkv = _linear(torch.cat(matrices), torch.cat(biases))
         self.query_gain = _parameter(weights[f"{prefix}.norm_q.weight"][order])
         self.key_gain = _parameter(weights[f"{prefix}.norm_k.weight"][order])
-        self.out = _read_linear(weights, f"{prefix}.to_out.0")
-
-    def forward(self, x: Tensor, rope_cos: Tensor, rope_sin: Tensor, past: Past | None = None) -> Tensor:
-        """x (B, L, D); rope_cos, rope_sin (L, d/2) -> (B, L, D)."""
-        query, key, value = self.project(x, rope_cos, rope_sin)
-        if past is not None:
-            key, value = past.extend(key, value)
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return self.out(attended.transpose(1, 2).flatten(2))
 
     def project(self, x: Tensor, rope_cos: Tensor, rope_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value (B, heads, L, d), the first two normed and rotated."""
+        """x (B, L, D); rope_cos, rope_sin (L, d/2) -> query, key and value (B, heads, L, d), the first two normed and
+        rotated."""
         query, key, value = self.qkv(x).chunk(3, dim=-1)
         query = F.rms_norm(query, query.shape[-1:], self.query_gain, self.eps)
         key = F.rms_norm(key, key.shape[-1:], self.key_gain, self.eps)
@@ -86,6 +78,22 @@ class SelfAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class SelfAttention(Projection):
+    """Attention over all tokens of a video, and those of earlier chunks."""
+
+    def __init__(self, config: TransformerConfig, weights: Weights, prefix: str) -> None:
+        super().__init__(config, weights, prefix)
+        self.out = _read_linear(weights, f"{prefix}.to_out.0")
+
+    def forward(self, x: Tensor, rope_cos: Tensor, rope_sin: Tensor, past: Past | None = None) -> Tensor:
+        """x (B, L, D); rope_cos, rope_sin (L, d/2) -> (B, L, D)."""
+        query, key, value = self.project(x, rope_cos, rope_sin)
+        if past is not None:
+            key, value = past.extend(key, value)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 class Past:
@@ -163,17 +171,27 @@ class Block(nn.Module):
         normed = layer_norm(x, self.eps) * (1 + ffn_scale) + ffn_shift
         return x + self.contract(F.gelu(self.expand(normed), approximate="tanh")) * ffn_gate
 
-    def own_keys(self, x: Tensor, modulation: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Self-attention's keys and values (B, heads, F N, d) of x, and nothing else of the block."""
-        shift, scale, *_ = (modulation + self.scale_shift_table[None]).split(1, dim=2)
-        normed = layer_norm(x, self.eps) * (1 + scale) + shift
-        _, key, value = self.self_attention.project(normed.flatten(1, 2), *rope)
-        return key, value
-
 
 def layer_norm(x: Tensor, eps: float) -> Tensor:
     """LayerNorm over the last axis, without gain or bias."""
     return F.layer_norm(x, x.shape[-1:], eps=eps)
+
+
+class BlockKeys(nn.Module):
+    """Of a block, what makes the keys and values of its self-attention, which come before all else, and no more."""
+
+    def __init__(self, config: TransformerConfig, weights: Weights, prefix: str) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.scale_shift_table = _parameter(weights[f"{prefix}.scale_shift_table"])
+        self.self_attention = Projection(config, weights, f"{prefix}.attn1")
+
+    def forward(self, x: Tensor, modulation: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """x (B, F, N, D), modulation (B, F, 6, D) -> key, value (B, heads, F N, d)."""
+        shift, scale, *_ = (modulation + self.scale_shift_table[None]).split(1, dim=2)
+        normed = layer_norm(x, self.eps) * (1 + scale) + shift
+        _, key, value = self.self_attention.project(normed.flatten(1, 2), *rope)
+        return key, value
 
 
 class Patches(nn.Module):

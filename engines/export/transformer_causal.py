@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anyflow_rt.engines.architecture import TransformerConfig
-from anyflow_rt.engines.export.transformer import Block, Denoiser, Past, Patches, prompt_of_blocks
+from anyflow_rt.engines.export.transformer import Block, BlockKeys, Denoiser, Past, Patches, prompt_of_blocks
 from anyflow_rt.engines.weights import Weights
 
 
@@ -65,7 +65,7 @@ class CacheWriter(nn.Module):
     def __init__(self, config: TransformerConfig, weights: Weights) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(config, weights, f"blocks.{i}") for i in range(config.num_layers - 1))
-        self.last = Block(config, weights, f"blocks.{config.num_layers - 1}")
+        self.last = BlockKeys(config, weights, f"blocks.{config.num_layers - 1}")
 
     def forward(
         self,
@@ -87,8 +87,7 @@ class CacheWriter(nn.Module):
         for block, prompt, past in zip(self.blocks, cross[:-1], pasts[:-1], strict=True):
             x = block(x, modulation, prompt, rope, past)
             added.append(past.added)
-        # Of the last block nothing but its keys and values is used, and those come before its attention.
-        added.append(self.last.own_keys(x, modulation, rope))
+        added.append(self.last(x, modulation, rope))
         keys, values = zip(*added, strict=True)
         return torch.stack(keys), torch.stack(values)
 
