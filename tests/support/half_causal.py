@@ -26,6 +26,9 @@ class _Session:
         self._outputs = [value.name for value in self._session.get_outputs()]
         self.inputs = {name: TensorSpec((), np.dtype(np.float32)) for name in names}
 
+    def new_caches(self, prompts: int, shape: tuple[int, ...]) -> None:
+        """None: caches are inputs and outputs."""
+
     def infer(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(self._outputs, self._session.run(None, arrays), strict=True))
 
