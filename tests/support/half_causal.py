@@ -29,6 +29,9 @@ class _Session:
     def new_caches(self, prompts: int, shape: tuple[int, ...]) -> None:
         """None: caches are inputs and outputs."""
 
+    def shrink(self) -> None:
+        """Nothing: what a session keeps is little."""
+
     def infer(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(self._outputs, self._session.run(None, arrays), strict=True))
 
