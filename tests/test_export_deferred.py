@@ -16,7 +16,8 @@ from anyflow_rt.engines.export import deferred
 from anyflow_rt.engines.export.components import COMPONENTS, export_component
 from anyflow_rt.engines.export.deferred import Deferred, Unseen
 
-COMPONENTS_TRIED = ("text_encoder", "conditioner")
+COMPONENTS_TRIED = {"text_encoder": "base", "conditioner": "base", "cache_writer": "released_rule"}
+"""And the checkpoint they are of."""
 
 
 def weights_of(path: Path) -> list[np.ndarray]:
@@ -26,7 +27,7 @@ def weights_of(path: Path) -> list[np.ndarray]:
 @pytest.mark.parametrize("component", COMPONENTS_TRIED)
 def test_files_are_what_they_would_be(component: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a checkpoint whose weights are all small: none is deferred, or, from one number on, every one."""
-    checkpoint = load_checkpoint(str(random_bundle("base").checkpoint))
+    checkpoint = load_checkpoint(str(random_bundle(COMPONENTS_TRIED[component]).checkpoint))
     network, files = COMPONENTS[component].network, []
     for least in (deferred.LEAST_SIZE, 1):
         monkeypatch.setattr(deferred, "LEAST_SIZE", least)
@@ -59,7 +60,7 @@ def test_nothing_is_in_memory_until_it_is_computed() -> None:
 
 
 def test_weights_are_read_as_if_in_no_mode() -> None:
-    checkpoint = load_checkpoint(str(random_bundle("base").checkpoint))
+    checkpoint = load_checkpoint(str(random_bundle(COMPONENTS_TRIED[component]).checkpoint))
     plain = checkpoint.weights("text_encoder")
     with Deferred() as mode:
         seen = Unseen(plain)
