@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,41 @@ def test_photographs_are_shown_upright(tmp_path: Path, orientation: int) -> None
     for name in ("photo.jpg", "photo.png", "photo.webp"):
         stored.save(tmp_path / name, exif=exif)
         assert corners(load(image=tmp_path / name)[0]) == [RED, GREEN, BLUE, WHITE], name
+
+
+def tiff(picture: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "TIFF", **options)
+    return file.getvalue()
+
+
+def test_tiffs(tmp_path: Path) -> None:
+    """Tags that say nothing about pixels are no fault, their own orientation is; what is damaged is refused."""
+    path, tags = tmp_path / "a.tif", Image.Exif()
+    tags[ORIENTATION_TAG] = 6
+    turned = Image.fromarray(quarters()).transpose(Image.Transpose.ROTATE_90)
+    for mode, options in (
+        ("RGB", {"compression": "tiff_lzw"}),
+        ("RGBA", {"compression": "tiff_adobe_deflate", "software": "a scanner", "icc_profile": b"0" * 400}),
+        ("P", {"compression": "packbits", "description": "quarters"}),
+    ):
+        path.write_bytes(tiff(turned.convert(mode), dpi=(300, 300), exif=tags, **options))
+        assert corners(load(image=path)[0]) == [RED, GREEN, BLUE, WHITE], (mode, options)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", None):
+        whole = tiff(noise, dpi=(300, 300), compression=compression)
+        path.write_bytes(whole[:6000])
+        assert "a.tif' cannot be read" in refusal(image=path)
+        if compression is not None:
+            path.write_bytes(whole[:3000] + bytes(byte ^ 255 for byte in whole[3000:3100]) + whole[3100:])
+            assert "a.tif' cannot be read" in refusal(image=path)
+    big_endian = tiff(Image.new("I;16B", (48, 32), 40000), dpi=(300, 300))
+    path.write_bytes(big_endian)
+    assert big_endian[:2] == b"MM" and np.abs(load(image=path).astype(int) - 156).max() <= 2
+    path.write_bytes(tiff(noise, compression="jpeg"))
+    assert "a.tif' is JPEG within TIFF" in refusal(image=path)
+    path.write_bytes(tiff(Image.fromarray(np.ones((64, 64), np.float32)), dpi=(300, 300)))
+    assert "a.tif' cannot be read" in refusal(image=path)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.gif", "%03d.png"])

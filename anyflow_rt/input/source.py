@@ -17,6 +17,7 @@ from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import UsageError
 from anyflow_rt.input.exif import HEAD, read_turn
 from anyflow_rt.input.fit import FITS, fit_frame
+from anyflow_rt.input.tiff import is_tiff, plain_tiff
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -130,7 +131,7 @@ def _read(source: Source, fps: float) -> Iterator[Picture]:
     try:
         # An open file rather than its name: a name may also be a pattern or a protocol to FFmpeg. The white list
         # keeps playlists from fetching what they name.
-        with open(path, "rb") as file, _opened(file) as (container, turn):
+        with open(path, "rb") as file, _opened(file, name) as (container, turn):
             if not container.streams.video:
                 raise UsageError(f"{name} has no video stream; give an image or video file")
             stream = container.streams.video[0]
@@ -153,14 +154,16 @@ def _read(source: Source, fps: float) -> Iterator[Picture]:
 
 
 @contextlib.contextmanager
-def _opened(file: BinaryIO) -> Iterator[tuple[InputContainer, np.ndarray | None]]:
-    """The container in an open file, and the turn its EXIF block asks for."""
+def _opened(file: BinaryIO, name: str) -> Iterator[tuple[InputContainer, np.ndarray | None]]:
+    """The container in an open file, and the turn its EXIF block or its own tag asks for."""
     import av
 
-    turn = read_turn(file)
+    turn, head = read_turn(file), file.read(HEAD)
     # FFmpeg takes a PNG that moves for one that does not.
-    kind = "apng" if _MOVING_PNG in file.read(HEAD) else None
+    kind = "apng" if _MOVING_PNG in head else None
     file.seek(0)
+    if is_tiff(head):
+        file, turn = plain_tiff(file.read(), name)
     with av.open(file, "r", format=kind, options={"protocol_whitelist": "data"}) as container:
         yield container, turn
 
