@@ -96,6 +96,7 @@ def test_bidirectional_runs_begin_with_what_is_given(context: np.ndarray, caplog
             assert parity.latent_error <= LATENT_BOUND, str(parity)
             assert parity.frame_error <= FRAME_BOUND, str(parity)
     assert "it holds the given ones as they are, and was trained for text alone" in caplog.text
+    assert "--bundle shapes-causal" in caplog.text
 
 
 def test_what_comes_back(runtime: Runtime) -> None:
@@ -347,7 +348,7 @@ def test_a_closed_pipe(bundle: Path) -> None:
         process.stdout.close()
         said = process.stderr.read().decode()
         assert process.wait() == 1
-    assert "cannot write -: Broken pipe; its reader closed it" in said
+    assert "cannot write standard output: Broken pipe; its reader closed it" in said
     assert "Traceback" not in said
     assert read[4:8] == b"ftyp"
 

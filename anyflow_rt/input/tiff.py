@@ -1,4 +1,4 @@
-"""TIFFs without the tags that say nothing about their pixels: FFmpeg, told to be strict, takes each of them for a fault.
+"""TIFFs without the tags that say nothing about their pixels: FFmpeg, told to be strict, takes each for a fault.
 
 Told not to be, it shows damaged pictures, and JPEG within TIFF wrong; so it stays strict, and the tags go.
 """

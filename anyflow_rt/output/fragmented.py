@@ -18,10 +18,9 @@ from typing import Any, ClassVar
 from anyflow_rt.errors import OutputError, UsageError
 from anyflow_rt.output.fragments import fragment
 from anyflow_rt.output.mp4 import Mp4Writer
-from anyflow_rt.output.target import OutputFile, output_error, output_extension
+from anyflow_rt.output.target import STANDARD_OUTPUT, OutputFile, output_error, output_extension
 from anyflow_rt.output.writer import VideoShape
 
-STANDARD_OUTPUT = "-"
 PATIENCE = 0.1
 """Seconds between looks at whether writing was given up."""
 
