@@ -11,7 +11,7 @@ from anyflow_rt.encoding import FRAMES_PER_LATENT
 from anyflow_rt.engines import registry
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.chunks import make_layout, partition
+from anyflow_rt.engines.chunks import ChunkLayout, make_layout, partition
 from anyflow_rt.engines.geometry import LatentSize, latent_size
 from anyflow_rt.engines.manifest import EngineRecord
 from anyflow_rt.errors import UsageError
@@ -21,6 +21,9 @@ from anyflow_rt.request import Request, make_request
 from anyflow_rt.working_memory import check_memory
 
 logger = logging.getLogger(__name__)
+
+IN_PLACE = "triton"
+"""The engine whose caches are in its own memory, as large as a video asks for."""
 
 
 def admit(
@@ -46,7 +49,9 @@ def admit(
         given = load_source(request.source, request.size, bundle.defaults.fps, _most_given(architecture, latent))
         request = replace(request, context=given)
     if architecture.causal is not None:
-        _check_causal(bundle, request, latent)
+        layout = _check_causal(bundle, request, latent)
+        if record is not None and record.engine == IN_PLACE:
+            _check_caches(bundle, record, request, layout)
     elif request.context is not None:
         logger.warning(
             "this checkpoint makes all frames at once: it holds the given ones as they are, and was trained for text "
@@ -86,8 +91,8 @@ def _check_built(
     )
 
 
-def _check_causal(bundle: Bundle, request: Request, latent: LatentSize) -> None:
-    """Refuse what chunks cannot do, and say where they are more than the checkpoint was trained with."""
+def _check_causal(bundle: Bundle, request: Request, latent: LatentSize) -> ChunkLayout:
+    """Refuse what chunks cannot do, and say where they are more than the checkpoint was trained with; the chunks."""
     if request.budget is not None:
         raise UsageError(
             f"budget {request.budget.seconds:g} is planned over the jumps of a whole video, and a causal checkpoint "
@@ -99,9 +104,20 @@ def _check_causal(bundle: Bundle, request: Request, latent: LatentSize) -> None:
             "the next; stream it instead (--stream)"
         )
     given = 0 if request.context is None else (len(request.context) - 1) // FRAMES_PER_LATENT + 1
-    trained = sum(make_layout(bundle.architecture, latent, given).causal.chunk_partition)
+    layout = make_layout(bundle.architecture, latent, given)
+    trained = sum(layout.causal.chunk_partition)
     if latent.frames > trained:
         logger.warning(
             "%d latent frames are more than the %d this checkpoint was trained with; chunks go on by the same rule",
             *(latent.frames, trained),
         )
+    return layout
+
+
+def _check_caches(bundle: Bundle, record: EngineRecord, request: Request, layout: ChunkLayout) -> None:
+    """Refuse what the GPU has no memory for; the prompt is not even read."""
+    from anyflow_rt.engines.triton_caches import check_room
+
+    prompts = 1 if request.negative_prompts is None else 2
+    shape = layout.cache_shape(request.videos, layout.most_seen)
+    check_room(bundle.engine_path(record, "denoiser"), prompts, shape, record.precision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from anyflow_rt.engines import registry
 from anyflow_rt.engines.architecture import Architecture, parameter_estimate
 from anyflow_rt.engines.targets import CPU
 
@@ -67,8 +68,9 @@ def estimate(architecture: Architecture, *, exports: bool, engines: Sequence[Wan
         seconds = 45 + LAYER_SECONDS * layers + disk / 100e6
     gpus = [each for each in engines if each.target != CPU]
     for each in gpus:
-        # As among the graphs, a causal checkpoint's blocks are there twice.
-        twice = 0 if architecture.causal is None else parameters["transformer"]
+        # As among the graphs a causal checkpoint's blocks are there twice, but not among Triton's files.
+        again = architecture.causal is not None and registry.is_tensorrt(each.engine)
+        twice = parameters["transformer"] if again else 0
         size = (sum(parameters.values()) + twice) * (4 if each.precision == "fp32" else 2)
         disk += size
         seconds += 30 + LAYER_SECONDS * layers + size / 100e6

@@ -25,12 +25,14 @@ SIZES = ("num_frames", "height", "width")
 
 @dataclass(frozen=True)
 class Call:
-    """What calls will be like; None is the bundle's own. videos: of one call. in_time: its chunks have deadlines."""
+    """What calls will be like; None is the bundle's own. videos: of one call. prompts: that each is guided by, 2 where
+    there is guidance. in_time: its chunks have deadlines."""
 
     num_frames: int | None = None
     height: int | None = None
     width: int | None = None
     videos: int = 1
+    prompts: int = 1
     in_time: bool = False
 
     def size(self, default: VideoSize) -> VideoSize:
@@ -60,8 +62,8 @@ def choose(
 ) -> Choice:
     """What ``engine`` and ``precision``, or None for either, mean for ``bundle`` on this machine.
 
-    Of several engines for the GPU, the first that is built for ``call``, made of the text encoder that the bundle has
-    now, without what is still on trial; where none is built for it, the run itself says what to do.
+    Of several engines for the GPU, the smallest that is built for ``call``, made of the text encoder that the bundle
+    has now, without what is still on trial; where none is built for it, the run itself says what to do.
 
     Raises UsageError for names that are none and for sizes that the checkpoint cannot make; for a GPU's engine
     EngineError without a GPU, BundleError where the bundle has none for it. Each names the mend.
@@ -108,8 +110,10 @@ def _unfit(bundle: Bundle, record: EngineRecord, target: str | None, call: Call)
     """What speaks against ``record``, the gravest first."""
     name = read_profile_name(record.profile)
     int8 = text_weights_of(bundle.manifest.components) == INT8
+    causal = bundle.architecture.causal is not None
+    takes = name.takes(call.size(bundle.defaults.size), call.videos, causal=causal)
     return (
-        not name.takes(call.size(bundle.defaults.size), call.videos),
+        not takes,
         record.precision != registry.default_precision(record.engine)[0],
         record.engine,
         bool(name.sizes) and (f"{INT8}_text" in name.marks) != int8,
@@ -117,7 +121,7 @@ def _unfit(bundle: Bundle, record: EngineRecord, target: str | None, call: Call)
         "all_keys" in name.marks,
         record.target != target,
         len(name.sizes),
-        name.batch,
+        name.largest if takes else -name.largest,
     )
 
 

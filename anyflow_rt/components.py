@@ -13,26 +13,9 @@ from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.engine import RESIDENT, Engine
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.engines.manifest import EngineRecord
+from anyflow_rt.engines.stages import ENCODE, run_stages
 from anyflow_rt.errors import UsageError
 from anyflow_rt.usual_shapes import usual_shapes
-
-ENCODE = ("vae_encoder_first", "vae_encoder_next")
-"""What calls need that begin with a picture or a clip: opened where one does."""
-
-STAGES = (
-    ("text_encoder", "conditioner"),
-    ENCODE,
-    ("time_embedder", "denoiser"),
-    ("vae_decoder_first", "vae_decoder_next"),
-)
-"""The components of a run, in its order."""
-
-CAUSAL_STAGES = (
-    *STAGES[:2],
-    ("time_embedder", "full_tokens", "far_tokens", "cache_writer", "denoiser"),
-    STAGES[3],
-)
-"""The same of a causal checkpoint."""
 
 COMPUTE_TYPE_PORTS = ("*cache_*", "cross_key", "cross_value")
 """Inputs and outputs that only ever go from one engine call to another: they keep the engine's own type."""
@@ -76,7 +59,7 @@ class Components:
         self._bundle, self._engine, self._precision, self._cache_dir = bundle, engine, precision, cache_dir
         self._record = record
         self._shapes = {} if specialize is None else usual_shapes(bundle.architecture, specialize)
-        self.stages = STAGES if bundle.architecture.causal is None else CAUSAL_STAGES
+        self.stages = run_stages(bundle.architecture)
         self._pool = ThreadPoolExecutor(_OPENERS, thread_name_prefix="anyflow-open")
         self._futures: dict[str, Future[Engine]] = {}
         for stage in self.stages[:1] if self._sequential else self.stages:

@@ -9,10 +9,11 @@ from anyflow_rt.engines.engine import RESIDENCIES, RESIDENT, SEQUENTIAL, STREAMI
 from anyflow_rt.errors import UsageError
 
 
-def decide_residency(bundle: Bundle, chosen: Choice, asked: str | None, *, single_use: bool) -> str:
+def decide_residency(bundle: Bundle, chosen: Choice, asked: str | None, *, single_use: bool, prompts: int = 1) -> str:
     """One of ``RESIDENCIES`` for ``bundle`` on the ``chosen`` engine; ``asked`` None is for this to choose.
 
-    single_use: one call is all there will be; nothing is gained by keeping an engine after its stage.
+    single_use: one call is all there will be; nothing is gained by keeping an engine after its stage. prompts: that a
+    video is guided by.
     Raises UsageError for a name that is none, and for ``streaming`` where no weights can be streamed; for TensorRT's
     EngineError where they cannot run here, or the GPU has too little memory, before any of them is opened.
     """
@@ -28,4 +29,4 @@ def decide_residency(bundle: Bundle, chosen: Choice, asked: str | None, *, singl
 
     file = bundle.engine_path(chosen.record, "denoiser")
     require_runnable(chosen.engine, file)
-    return fitting_residency(file, asked, usual)
+    return fitting_residency(file, asked, usual, prompts)

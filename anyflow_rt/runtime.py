@@ -91,7 +91,7 @@ class Runtime:
         if chosen.note is not None:
             logger.warning("%s", chosen.note)
         self.engine, self.precision, self._record = chosen.engine, chosen.precision, chosen.record
-        self.residency = decide_residency(bundle, chosen, residency, single_use=single_use)
+        self.residency = decide_residency(bundle, chosen, residency, single_use=single_use, prompts=call.prompts)
         prompts = None
         if prompt_cache is not None:
             encoder, width = bundle.component_hash("text_encoder"), bundle.architecture.text_encoder.d_model

@@ -122,6 +122,11 @@ class ChunkLayout:
         """Cached tokens of the chunk that attends to the most."""
         return max(self.seen(index) for index in range(len(self)))
 
+    def cache_shape(self, videos: int, tokens: int) -> tuple[int, int, int, int, int]:
+        """(layers, B, heads, tokens, d): of the keys of as many tokens, and of their values."""
+        config = self.architecture.transformer
+        return config.num_layers, videos, config.num_attention_heads, tokens, config.attention_head_dim
+
     def rope(self, index: int, *, far: bool) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin (L, d / 2) of the places of a chunk's tokens."""
         grid = self._far_grid if far else self._grid

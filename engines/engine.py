@@ -87,6 +87,9 @@ class Engine(ABC):
     another, may be an input of the next. An output belongs to the caller for as long as the caller refers to it or
     to a view of it: a backend that hands out its own memory reuses it only once nothing refers to it any more. No
     caller has to copy.
+
+    Caches in place are the one exception: what a causal denoiser's ``new_caches`` gives is read where it is by that
+    denoiser, which may keep it, and written by the cache writer of the same bundle.
     """
 
     name: ClassVar[str]
@@ -126,6 +129,18 @@ class Engine(ABC):
 
     def shrink(self) -> None:  # noqa: B027 - a hook: most backends keep nothing
         """Give back the memory that is kept for the next call, which takes it anew. Does nothing where none is kept."""
+
+    def new_caches(self, prompts: int, shape: tuple[int, ...]) -> list[tuple[Any, Any]] | None:
+        """A hook of causal denoisers: where keys and values of finished chunks are to be, for each of ``prompts``.
+
+        None, unless a backend says otherwise: caches are inputs and outputs as all others. Else a key and a value of
+        ``shape`` (layers, B, heads, capacity, d) or a little more capacity, not zeroed. These very arrays, and no
+        copies, then are the inputs ``cache_key`` and ``cache_value`` of denoiser and cache writer. ``cache_counts``
+        (2,) int32 beside them says how many of their first tokens count, and how many zero keys the denoiser adds. The
+        writer has no outputs: it writes a chunk's behind those tokens. What an earlier call gave is the same memory, or
+        gone. Raises EngineError where there is too little memory.
+        """
+        return None
 
     def close(self) -> None:
         """Release the engine's memory. A second call does nothing; outputs already handed out stay valid."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from anyflow_rt.engines.cuda_graphs import ShapeGraphs
-    from anyflow_rt.engines.triton_causal import Caches
+    from anyflow_rt.engines.triton_caches import Caches
     from anyflow_rt.kernels.packed import KernelPack
 
 ATTENTION_VARIABLE = "ANYFLOW_RT_ATTENTION"
@@ -76,6 +76,10 @@ class TritonEngine(Engine):
                 "PyTorch sees no NVIDIA GPU: run on a machine with one and a CUDA build of torch, leave out --engine "
                 "triton to run on the CPU, or set TRITON_INTERPRET=1 for the smallest checkpoints"
             )
+        if not INTERPRETED:
+            from anyflow_rt.engines.cuda_streams import worker_streams
+
+            worker_streams(torch.cuda.current_device())  # before graphs take theirs
         self._packed = read_packed(self.model_path)
         precision = self.options.precision
         if self._packed.precision != precision:
@@ -99,7 +103,8 @@ class TritonEngine(Engine):
             torch.cuda.current_stream(self._device).synchronize()  # whoever uses it may do so on another stream
 
     def _load_causal(self) -> Module:
-        from anyflow_rt.engines.triton_causal import Caches, TritonCacheWriter, TritonCausalDenoiser
+        from anyflow_rt.engines.triton_caches import Caches
+        from anyflow_rt.engines.triton_causal import TritonCacheWriter, TritonCausalDenoiser
         from anyflow_rt.engines.triton_shared import shared_denoiser
 
         attention = os.environ.get(ATTENTION_VARIABLE, "triton")
@@ -123,11 +128,9 @@ class TritonEngine(Engine):
         places, kept = (CACHES, CAUSAL_GRAPHS) if self._has_cache else ((), KEPT)
         self._graphs = ShapeGraphs(self._module, self._device, places, kept)
 
-    def new_caches(self, prompts: int, shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of a run's chunks under each of its prompts, ``shape`` (layers, B, heads, capacity, d) or a
-        little more capacity; not zeroed. Of a causal denoiser: see ``triton_causal.Caches``."""
-        assert self._caches is not None
-        return self._caches.take(prompts, shape)
+    def new_caches(self, prompts: int, shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor]] | None:
+        """As of ``Engine``; of a causal denoiser they are kept for the next run (``triton_caches.Caches``)."""
+        return None if self._caches is None else self._caches.take(prompts, shape)
 
     def _load_pack(self) -> KernelPack:
         """The bundle's kernels for the GPU that the denoiser is on."""
@@ -155,6 +158,8 @@ class TritonEngine(Engine):
 
         try:
             with torch.inference_mode(), torch.device(self._device), exact_float32():
+                if self._has_cache:
+                    self._check_caches(arrays)
                 if self._packed.component == "cache_writer":
                     self._write(arrays)
                     return {}
@@ -183,7 +188,7 @@ class TritonEngine(Engine):
         from anyflow_rt.engines.export.onnx import arguments_of
 
         if self._packed.component == "denoiser":
-            for name in (*CROSS, *(CACHES if self._has_cache else ())):
+            for name in CROSS:
                 tensors[name] = tensors[name].to(self._dtype)
             return ((self._module(**tensors) if self._graphs is None else self._graphs(tensors)),)
         narrow = self._dtype != torch.float32 and self._packed.component not in FLOAT32_COMPONENTS
@@ -191,17 +196,19 @@ class TritonEngine(Engine):
             values = self._module(**arguments_of(self._module, tensors))
         return (values,) if isinstance(values, torch.Tensor) else tuple(values)
 
-    def _write(self, arrays: Mapping[str, Any]) -> None:
-        """A pass of the cache writer, eager: its launches differ from chunk to chunk."""
+    def _check_caches(self, arrays: Mapping[str, Any]) -> None:
+        """Refuse caches that would be copied: a writer's pass would be lost, and a graph would keep the copy."""
         import torch
 
+        device = next(self._module.parameters()).device
         for name in CACHES:
             cache = arrays[name]
-            here = isinstance(cache, torch.Tensor) and cache.device.type == self._device.type and cache.is_contiguous()
-            if not here:
-                raise EngineError(
-                    f"{self._label}: {name} is written in place; give what the denoiser's new_caches gave"
-                )
+            here = isinstance(cache, torch.Tensor) and cache.device == device and cache.dtype == self._dtype
+            if not here or not cache.is_contiguous():
+                raise EngineError(f"{self._label}: {name} is used in place; give what the denoiser's new_caches gave")
+
+    def _write(self, arrays: Mapping[str, Any]) -> None:
+        """A pass of the cache writer, eager: its launches differ from chunk to chunk."""
         tensors = {name: self._tensor(array) for name, array in arrays.items() if name != COUNTS}
         for name in CROSS:
             tensors[name] = tensors[name].to(self._dtype)

@@ -107,7 +107,8 @@ def chunk_launches(architecture: Architecture, latent: LatentSize, target: int, 
 
     from anyflow_rt.engines.export.transformer_causal import CausalDenoiser
     from anyflow_rt.engines.torch_pack import DTYPES, Packed
-    from anyflow_rt.engines.triton_causal import Caches, TritonCacheWriter, TritonCausalDenoiser
+    from anyflow_rt.engines.triton_caches import Caches
+    from anyflow_rt.engines.triton_causal import TritonCacheWriter, TritonCausalDenoiser
     from anyflow_rt.engines.triton_modules import TritonDenoiser
     from anyflow_rt.kernels.launch import recording
 
@@ -116,7 +117,7 @@ def chunk_launches(architecture: Architecture, latent: LatentSize, target: int, 
     assert isinstance(module, CausalDenoiser)
     shared = TritonDenoiser(module.denoiser)
     denoiser, writer = TritonCausalDenoiser(shared), TritonCacheWriter(shared)
-    shape = config.num_layers, 1, config.num_attention_heads, layout.most_seen, config.attention_head_dim
+    shape = layout.cache_shape(1, layout.most_seen)
     lengths = {layout.partition[index]: index for index in range(len(layout))}
     with torch.device("meta"), torch.no_grad(), recording(target) as noted:
         ((key, value),) = Caches(dtype, torch.device("meta"), lambda: None).take(1, shape)

@@ -11,10 +11,8 @@ behind those it attends to, block after block, and attends to both there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from anyflow_rt.engines.export.transformer import SelfAttention
@@ -99,7 +97,7 @@ class TritonCacheWriter(nn.Module):
     ) -> None:
         """tokens (B, F, N, D). Writes tokens ``start`` to ``start + F N`` of cache_key and cache_value (layers, B,
         heads, capacity, d), which are in the compute type, and reads those before them."""
-        blocks = [block for block in self.denoiser.blocks if isinstance(block, TritonBlock)]
+        blocks = [_typed(block) for block in self.denoiser.blocks]
         rope = rope_cos, rope_sin
         x = tokens.to(self.denoiser.dtype)
         y = OPERATORS["adaptive_norm"](x, modulation, blocks[0].scale_shift_table, 0, 1, eps=self.denoiser.eps)
@@ -114,31 +112,7 @@ class TritonCacheWriter(nn.Module):
             x, y = block(x, y, modulation, next_norm, cross, rope, written)
 
 
-ALIGNED_TOKENS = 8
-"""The capacity of a cache is a multiple of it, so that every block's begins where kernels may read 16 bytes at once."""
-
-
-class Caches:
-    """The caches of a run, kept for the next one of the same shape, so that graphs captured over them serve it too."""
-
-    def __init__(self, dtype: torch.dtype, device: torch.device, replaced: Callable[[], None]) -> None:
-        """replaced: called before those of another shape are let go of."""
-        self._dtype, self._device, self._replaced = dtype, device, replaced
-        self._shape: tuple[int, ...] = ()
-        self._taken: list[tuple[Tensor, Tensor]] = []
-
-    def take(self, prompts: int, shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
-        """Key and value (layers, B, heads, capacity, d) for each prompt, of room for at least as many tokens as
-        ``shape`` has. What an earlier call gave is the same memory, or gone."""
-        layers, batch, heads, tokens, width = shape
-        rounded = layers, batch, heads, max(1, -(-tokens // ALIGNED_TOKENS)) * ALIGNED_TOKENS, width
-        if rounded != self._shape:
-            if self._taken and self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)  # whatever stream still works on them
-            self._replaced()
-            self._taken.clear()
-            self._shape = rounded
-        while len(self._taken) < prompts:
-            key, value = (torch.empty(rounded, dtype=self._dtype, device=self._device) for _ in range(2))
-            self._taken.append((key, value))
-        return self._taken[:prompts]
+def _typed(block: nn.Module) -> TritonBlock:
+    """Each of them counts: a block's caches are found by its index."""
+    assert isinstance(block, TritonBlock)
+    return block

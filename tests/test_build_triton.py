@@ -15,14 +15,18 @@ import pytest
 from support.bundles import RandomBundle, random_bundle
 
 from anyflow_rt.build import build
+from anyflow_rt.build_estimate import WantedEngine, estimate
 from anyflow_rt.build_plan import BuildOptions, plan_build, preview
+from anyflow_rt.engines.architecture import parameter_estimate
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.engines.checkpoint import load_checkpoint
 from anyflow_rt.engines.export import COMPONENT_NAMES
 from anyflow_rt.engines.gpu import present_target
 from anyflow_rt.engines.onnx_signature import read_signature
 from anyflow_rt.engines.torch_pack import read_packed, signature
 from anyflow_rt.errors import MissingPackageError, UsageError
 from anyflow_rt.runtime import Runtime
+from anyflow_rt.shipped import CAUSAL_CHECKPOINT
 
 pytest.importorskip("triton")
 
@@ -56,6 +60,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[RandomBundle, dict[
     )
     command = ("build", "--ckpt", str(made.checkpoint), "--out", str(made.path), "--target", "sm_89", "--json")
     return made, values(anyflow_rt(*command, "--engine", "triton", interpreted=False))
+
+
+def test_a_causal_checkpoints_blocks_are_estimated_once() -> None:
+    """Of TensorRT's engines denoiser and cache writer each have them."""
+    causal = load_checkpoint(CAUSAL_CHECKPOINT).architecture
+    once, twice = (
+        estimate(causal, exports=False, engines=[WantedEngine("sm_89", engine, "bf16")]).disk
+        for engine in ("triton", "tensorrt")
+    )
+    assert twice - once == 2 * parameter_estimate(causal)["transformer"]
 
 
 def test_weights_kernels_and_metadata_are_in_the_manifest(built: tuple[RandomBundle, dict[str, Any]]) -> None:

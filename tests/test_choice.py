@@ -12,6 +12,7 @@ from anyflow_rt.choice import Call, choose
 from anyflow_rt.engines import registry
 from anyflow_rt.engines.architecture import (
     Architecture,
+    CausalConfig,
     SchedulerConfig,
     TextEncoderConfig,
     TransformerConfig,
@@ -23,10 +24,10 @@ from anyflow_rt.engines.manifest import CheckpointRecord, Defaults, EngineRecord
 from anyflow_rt.errors import BundleError, EngineError, UsageError
 
 
-def bundle(*engines: tuple[str, str, str], profile: Sequence[str] = ()) -> Bundle:
+def bundle(*engines: tuple[str, str, str], profile: Sequence[str] = (), causal: CausalConfig | None = None) -> Bundle:
     """A bundle that has (target, engine, precision), of each ``profile`` or for every size; nothing is on a disk."""
     text = TextEncoderConfig(vocab_size=10, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
-    architecture = Architecture("AnyFlowPipeline", TransformerConfig(), VaeConfig(), text, SchedulerConfig())
+    architecture = Architecture("AnyFlowPipeline", TransformerConfig(), VaeConfig(), text, SchedulerConfig(), causal)
     profiles = dict(enumerate(profile))
     records = tuple(
         EngineRecord(
@@ -106,6 +107,28 @@ def test_of_several_engines_the_one_that_is_built_for_the_call(gpu, call: Call, 
     profile += ("5x64x64-13x64x64-batch4", "5x64x64-13x64x64")
     found = choose(bundle(*[("sm_90", "tensorrt", "bf16")] * len(profile), profile=profile), call=call)
     assert found.record is not None and found.record.profile == expected
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (Call(121), "161x64x64"),
+        (Call(81), "81x64x64"),
+        (Call(57), "81x64x64"),
+        (Call(57, videos=2), "161x64x64-batch2"),
+        (Call(57, 64, 128), "9x64x64-81x64x128"),
+        (Call(121, 64, 128), "161x64x64-batch2"),
+    ],
+)
+def test_a_causal_engine_takes_shorter_videos(gpu, call: Call, expected: str) -> None:
+    """The smallest of those that do; where none does, the largest: the run then says what to do."""
+    gpu("sm_90")
+    profile = ("161x64x64", "81x64x64", "161x64x64-batch2", "9x64x64-81x64x128")
+    engines = [("sm_90", "tensorrt", "bf16")] * len(profile)
+    for order in (profile, profile[::-1]):
+        made = bundle(*engines, profile=order, causal=CausalConfig((1, 2, 2), 3, (1, 4, 4)))
+        found = choose(made, call=call)
+        assert found.record is not None and found.record.profile == expected
 
 
 def test_an_engine_for_later_gpus_too(gpu) -> None:

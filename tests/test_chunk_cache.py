@@ -23,6 +23,7 @@ from anyflow_rt.engines.engine import TensorSpec
 from anyflow_rt.engines.geometry import VideoSize, latent_size
 from anyflow_rt.sampling.chunk_cache import ChunkCache, _lay_out
 from anyflow_rt.sampling.executor import Sampling
+from anyflow_rt.sampling.in_place_cache import InPlaceCache
 
 LAYERS, HEADS, WIDTH = 2, 3, 12
 ARCHITECTURE = Architecture(
@@ -57,14 +58,18 @@ class _Engine:
 
     def __init__(self, place: Any) -> None:
         self.inputs = {"cache_key": TensorSpec((), np.dtype(np.float32))}
-        self.calls, self._place = 0, place
+        self.calls, self.embedded, self._place = 0, 0, place
+        self.counts: list[list[int]] = []
 
     def infer(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
         if "latents" in arrays:
             return {"tokens": arrays["latents"]}
         if "t" in arrays:
+            self.embedded += 1
             return {"modulation": np.zeros((1, 1, 6, 1), np.float32)}
         self.calls += 1
+        if "cache_counts" in arrays:
+            self.counts.append(arrays["cache_counts"].tolist())
         shape = (LAYERS, 1, HEADS, len(arrays["rope_cos"]), WIDTH)
         key = self._place(np.full(shape, self.calls, np.float32))
         return {"next_cache_key": key, "next_cache_value": -key}
@@ -110,3 +115,24 @@ def test_what_is_compressed_is_kept_once(place: Any) -> None:
         parts = cache._prompts[0].parts
         assert not any(part.far for part in parts) and len(parts) <= 2
     assert len(addresses) == 2, "a piece of memory for keys and one for values, which engines read where they are"
+    assert components.engine.embedded == 2, "one clean modulation for each length of a chunk"
+
+
+def test_in_place_each_is_written_behind_what_it_attends_to() -> None:
+    """The same five chunks, and the same passes."""
+    size = latent_size(ARCHITECTURE, VideoSize(33, 64, 64))
+    layout = make_layout(ARCHITECTURE, size)
+    components, sampling = _Components(OF_NUMPY), Sampling(ARCHITECTURE, size, [_Conditioning()])  # type: ignore[list-item]
+    key, value = (np.empty(layout.cache_shape(sampling.videos, layout.most_seen)) for _ in range(2))
+    cache = InPlaceCache(components, sampling, layout, [(key, value)])  # type: ignore[arg-type]
+    latents = np.zeros((1, size.frames, size.channels, size.height, size.width), np.float32)
+    attended = [0, 16, 48, 68, 76]
+    for index, tokens in enumerate(attended):
+        if index:
+            cache.finish(latents)
+        (found,) = cache.inputs()
+        assert found["cache_key"] is key and found["cache_value"] is value
+        assert found["cache_counts"].tolist() == [tokens, layout.padding(index)]
+    assert [start for start, _ in components.engine.counts] == [0, 16, 0, 4, 36, 4, 12, 44]
+    assert key.shape[3] == max(attended)
+    assert components.engine.embedded == 2, "one clean modulation for each length of a chunk"

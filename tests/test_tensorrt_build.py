@@ -16,11 +16,11 @@ from support.shapes_graphs import shapes_architecture, shapes_graph
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.stages import ENCODE, RUN_COMPONENTS
 from anyflow_rt.engines.tensorrt.compiler import CompiledEngine, compile_engine
 from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, RTX, import_package
 from anyflow_rt.engines.tensorrt.profiles import profiles
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
-from anyflow_rt.engines.tensorrt.stages import ENCODE, RUN_COMPONENTS
 from anyflow_rt.engines.typed.graph import TypedGraph, write_typed_graph
 from anyflow_rt.errors import EngineError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,13 +25,14 @@ from anyflow_rt.engines.architecture import Architecture, CausalConfig
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.chunks import make_layout
 from anyflow_rt.engines.geometry import LatentSize, VideoSize
+from anyflow_rt.engines.stages import CHUNKS, engine_components
 from anyflow_rt.engines.tensorrt.chunk_shapes import largest_chunk
 from anyflow_rt.engines.tensorrt.compiler import compile_engine
+from anyflow_rt.engines.tensorrt.limits import check_call
 from anyflow_rt.engines.tensorrt.package import RTX, import_package
 from anyflow_rt.engines.tensorrt.profiles import profiles
-from anyflow_rt.engines.tensorrt.record import read_facts
+from anyflow_rt.engines.tensorrt.record import EngineFacts, read_facts
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
-from anyflow_rt.engines.tensorrt.stages import CHUNKS, engine_components
 from anyflow_rt.engines.typed.graph import write_typed_graph
 from anyflow_rt.errors import UsageError
 from anyflow_rt.shipped import CAUSAL_CHECKPOINT
@@ -71,6 +72,29 @@ def test_no_chunk_is_larger_than_the_largest(data: st.DataObject) -> None:
         for index in range(finished):
             assert seen <= largest.cached
             seen += layout.tokens(index, far=index < layout.compressed(finished))
+
+
+def test_chunks_that_are_longer_than_the_largest_are_refused(tmp_path: Path) -> None:
+    """In a range of sizes a small video may be long enough for chunks that no profile has, and remember little."""
+    architecture = replace(causal_shapes().architecture, causal=CausalConfig((1, 3, 3), 3, (1, 4, 4)))
+    largest = largest_chunk(architecture, LatentSize(2, 16, 8, 8))
+    shapes = {
+        end: {"latents": (1, frames, 16, side, side), "cache_key": (1, 1, 1, cached, 8)}
+        for end, frames, side, cached in (("smallest", 1, 4, 0), ("usual", 2, 8, 64), ("largest", 2, 8, largest.cached))
+    }
+    parts: dict[str, dict[str, object]] = {"denoiser": {"profiles": [shapes]}}
+    facts = EngineFacts(RTX, "1.7.1", "sm_89", "bf16", asdict(TensorRtSettings()), parts)
+    call = {"videos": 1, "max_sequence_length": 512, "given": False, "architecture": architecture}
+    small = LatentSize(4, 16, 4, 4)
+    assert largest_chunk(architecture, small).cached < largest.cached
+    check_call(facts, tmp_path / "denoiser.engine", replace(small, frames=2), **call)
+    with pytest.raises(
+        UsageError, match=r"chunks of up to 2 latent frames and a video of 4 has chunks of 3; ask for f"
+    ):
+        check_call(facts, tmp_path / "denoiser.engine", small, **call)
+    with pytest.raises(UsageError, match=r"remembers up to \d+ tokens .* 2 latent frames may need \d+; ask"):
+        shapes["largest"]["cache_key"] = (1, 1, 1, largest.cached - 1, 8)
+        check_call(facts, tmp_path / "denoiser.engine", LatentSize(2, 16, 8, 8), **call)
 
 
 @cache

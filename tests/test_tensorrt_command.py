@@ -25,6 +25,7 @@ from anyflow_rt.engines.builders import builder_for, default_builder
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.geometry import LatentSize
 from anyflow_rt.engines.manifest import MANIFEST_NAME
+from anyflow_rt.engines.stages import ENCODE, RUN_COMPONENTS
 from anyflow_rt.engines.tensorrt import package, runner
 from anyflow_rt.engines.tensorrt.limits import check_call
 from anyflow_rt.engines.tensorrt.mending import engine_mend
@@ -32,7 +33,6 @@ from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package,
 from anyflow_rt.engines.tensorrt.record import RECORD, SCHEMA, BuiltComponent, EngineFacts, read_facts
 from anyflow_rt.engines.tensorrt.requirements import check_requirements, distribution_of
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
-from anyflow_rt.engines.tensorrt.stages import ENCODE, RUN_COMPONENTS
 from anyflow_rt.engines.text_weights import text_weights_of
 from anyflow_rt.errors import EngineError, MissingPackageError, UsageError
 from anyflow_rt.loading import load

@@ -15,10 +15,10 @@ from support.tensorrt_bindings import missing
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "engines/tensorrt").glob("*.py"))
-ONLY_RTX = {"ComputeCapability", "CudaGraphStrategy"}
+ONLY_RTX = {"ComputeCapability", "CudaGraphStrategy", "DynamicShapesKernelSpecializationStrategy"}
 """Used behind ``hasattr``, which is how the code tells the two packages apart."""
 RTX_ATTRIBUTES = {"num_compute_capabilities", "set_compute_capability", "create_runtime_cache", "set_runtime_cache"}
-RTX_ATTRIBUTES |= {"cuda_graph_strategy"}
+RTX_ATTRIBUTES |= {"cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"}
 OBJECTS = {
     "builder": ("Builder",),
     "config": ("IBuilderConfig", "IRuntimeConfig"),

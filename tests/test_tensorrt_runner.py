@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from anyflow_rt.engines.arrays import to_host
+from anyflow_rt.engines.arrays import copied, to_host, zeros_beside
 from anyflow_rt.engines.manifest import MANIFEST_NAME
 from anyflow_rt.engines.nvml import GpuMeter, open_nvml
 from anyflow_rt.engines.tensorrt.record import EngineFacts
@@ -19,7 +25,8 @@ from anyflow_rt.errors import EngineError, UsageError
 torch = pytest.importorskip("torch")
 
 from anyflow_rt.engines.tensorrt.buffers import Buffers  # noqa: E402 - it needs torch
-from anyflow_rt.engines.tensorrt.memory import saying_out_of_memory  # noqa: E402
+from anyflow_rt.engines.tensorrt.contexts import Contexts  # noqa: E402
+from anyflow_rt.engines.tensorrt.memory import naming_mends  # noqa: E402
 
 GB = 10**9
 SHAPE, FLOAT = (1, 3, 4), torch.float32
@@ -134,9 +141,48 @@ def test_a_full_gpu_is_said(tmp_path: Path) -> None:
         pytest.raises(
             EngineError, match=r"denoiser: the GPU's memory is full \(CUDA out of memory\); close other prog"
         ),
-        saying_out_of_memory("denoiser", tmp_path / "denoiser.engine"),
+        naming_mends("denoiser", tmp_path / "denoiser.engine"),
     ):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nmore")
+
+
+class Full:
+    """A tensor on a GPU that has no memory left."""
+
+    def new_zeros(self, size: int) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    def clone(self) -> None:
+        self.new_zeros(1)
+
+
+def test_a_gpu_too_full_for_what_chunks_leave_is_said() -> None:
+    said = r"earlier chunks: the GPU's memory is full \(.* 2 GiB\); make fewer frames \(--num-frames\), or have less "
+    for ask in (lambda: zeros_beside(Full(), 9), lambda: copied(Full())):
+        with pytest.raises(EngineError, match=said):
+            ask()
+
+
+def test_one_graph_is_captured_at_a_time() -> None:
+    """Whatever lane: PyTorch waits for the whole GPU before it captures, and no other capture may be under way then."""
+    under_way: list[int] = []
+
+    @contextmanager
+    def graph(*_: object, **__: object) -> Iterator[None]:
+        under_way.append(threading.get_ident())
+        time.sleep(0.02)
+        assert len(under_way) == 1
+        yield
+        under_way.clear()
+
+    def capture() -> object:
+        contexts = object.__new__(Contexts)
+        contexts._torch = SimpleNamespace(cuda=SimpleNamespace(CUDAGraph=object, graph=graph))
+        contexts.stream = SimpleNamespace(synchronize=lambda: None, cuda_stream=0)
+        return contexts._captured(SimpleNamespace(execute_async_v3=lambda stream: True))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(each.result() is not None for each in [pool.submit(capture) for _ in range(4)])
 
 
 def test_without_a_gpu_nobody_is_asked() -> None:
@@ -205,6 +251,24 @@ def test_a_causal_decoder_works_beside_the_denoiser() -> None:
     for residency, least in (("resident", 2 * GB), ("sequential", 2 * GB)):
         assert expected_working(causal, "denoiser", residency) == least
         assert expected_working(causal, "vae_decoder_first", residency) == 6 * GB
+
+
+def test_a_guided_video_has_caches_for_each_prompt() -> None:
+    """Keys and values of half precision: in one piece, and as chunks were written; those of the prompt once."""
+    plain = facts()
+    cross, cached = (2, 1, 4, 5, 8), (2, 1, 4, 100, 8)
+    shapes = {"cross_key": cross, "cross_value": cross, "cache_key": cached, "cache_value": cached}
+    denoiser = {**plain.components["denoiser"], "profiles": [{"usual": {}, "largest": shapes}]}
+    writer = {**denoiser, "weights": 0, "working": 0, "ports": 0}
+    causal = replace(plain, components={**plain.components, "denoiser": denoiser, "cache_writer": writer})
+    own = 2 * 2 * 2 * 4 * 8 * (5 + 2 * 100)
+    for residency in ("resident", "sequential", "streaming"):
+        assert needed(causal, residency, prompts=2) == needed(causal, residency) + own
+    free = needed(causal, "sequential") + RESERVE
+    usual = {"free": free, "total": free, "asked": None, "usual": "resident"}
+    assert choose_residency(causal, PATH, **usual) == "sequential"
+    with pytest.raises(EngineError, match=r"smaller size, or leave out --guidance-scale, or "):
+        choose_residency(causal, PATH, **usual, prompts=2)
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from support.checkpoints import CONFIGURATIONS
 
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.geometry import VideoSize
+from anyflow_rt.engines.stages import ENCODE, RUN_COMPONENTS
 from anyflow_rt.engines.tensorrt.builders import RTX_BUILDER
 from anyflow_rt.engines.tensorrt.compiler import compile_engine
 from anyflow_rt.engines.tensorrt.package import PACKAGE_TARGETS, RTX, import_package
 from anyflow_rt.engines.tensorrt.profiles import profiles
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
-from anyflow_rt.engines.tensorrt.stages import ENCODE, RUN_COMPONENTS
 from anyflow_rt.engines.typed.graph import write_typed_graph
 
 pytestmark = pytest.mark.skipif(

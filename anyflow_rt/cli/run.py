@@ -162,6 +162,7 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
             options.height,
             options.width,
             videos=len(options.prompt) * (1 if options.num_videos is None else options.num_videos),
+            prompts=2 if (options.guidance_scale or 0) > 1 else 1,
             in_time=options.fps_deadline,
         ),
         report=say,

@@ -19,10 +19,8 @@ from anyflow_rt.components import Components
 from anyflow_rt.conditioning import Conditioning
 from anyflow_rt.engines.arrays import copied, zeros_beside
 from anyflow_rt.engines.chunks import ChunkLayout
-from anyflow_rt.sampling.executor import Sampling, modulation
-from anyflow_rt.sampling.schedule import Jump
-
-PORTS = ("cache_key", "cache_value")
+from anyflow_rt.sampling.chunk_memory import PORTS, ChunkMemory
+from anyflow_rt.sampling.executor import Sampling
 
 
 @dataclass
@@ -66,54 +64,25 @@ class _Prompt:
             self.kept_tokens += self.parts.pop(0).tokens
 
 
-class ChunkCache:
-    """Of one run: ``finish`` every chunk but the last in its order, and jump the next with ``inputs``.
-
-    incremental: False computes everything anew after each chunk, as the reference does; the result is the same.
-    """
+class ChunkCache(ChunkMemory):
+    """In arrays of ours, beside what the engine writes."""
 
     def __init__(
         self, components: Components, sampling: Sampling, layout: ChunkLayout, *, incremental: bool = True
     ) -> None:
-        self._components, self._sampling, self._layout = components, sampling, layout
-        self._incremental = incremental
+        super().__init__(components, sampling, layout, incremental=incremental)
         self._prompts = [_Prompt(each) for each in sampling.conditionings]
-        self._modulations: dict[tuple[int, ...], np.ndarray] = {}
-        self.finished = 0
-
-    def finish(self, latents: np.ndarray) -> None:
-        """The next chunk is finished. latents (N, F, C, h, w): of the video as far as it is finished, or beyond."""
-        self.finished += 1
-        chunks = self._layout.to_write(self.finished, incremental=self._incremental)
-        for prompt in self._prompts:
-            prompt.forget(chunks.start)
-        for index in chunks:
-            self._write(index, latents, far=index < self._layout.compressed(self.finished))
 
     def inputs(self) -> list[dict[str, Any]]:
-        """What the denoiser takes for the next chunk, of each conditioning: keys and values (layers, N, heads, M, d),
-        the reference's zero keys among them. Valid until ``finish`` is called again."""
+        """Keys and values (layers, N, heads, M, d), the zero keys among them: see ``ChunkMemory``."""
         return [self._assembled(prompt, self._layout.padding(self.finished)) for prompt in self._prompts]
 
-    def _write(self, index: int, latents: np.ndarray, *, far: bool) -> None:
-        start, stop = self._layout.bounds(index)
-        chunk = np.ascontiguousarray(latents[:, start:stop])
-        tokens = self._components.get("far_tokens" if far else "full_tokens").infer(latents=chunk)["tokens"]
-        clean = self._clean(chunk.shape[:2])
-        rope_cos, rope_sin = self._layout.rope(index, far=far)
-        shared = {"tokens": tokens, "modulation": clean, "rope_cos": rope_cos, "rope_sin": rope_sin}
+    def _write(self, index: int, shared: dict[str, Any], *, far: bool) -> None:
         writer = self._components.get("cache_writer")
         for prompt in self._prompts:
+            prompt.forget(index)
             out = writer.infer(**shared, **vars(prompt.conditioning), **self._assembled(prompt, 0))
             prompt.parts.append(_Part((out["next_cache_key"], out["next_cache_value"]), far))
-
-    def _clean(self, batch_frames: tuple[int, ...]) -> np.ndarray:
-        """The modulation at t = r = 0, (N, f, 6, D): the same after every chunk of f frames."""
-        found = self._modulations.get(batch_frames)
-        if found is None:
-            found = modulation(self._components, self._sampling, Jump(0.0, 0.0), batch_frames)["modulation"]
-            self._modulations[batch_frames] = found
-        return found
 
     def _assembled(self, prompt: _Prompt, padding: int) -> dict[str, Any]:
         """All parts in one piece, and ``padding`` zero tokens behind them."""
@@ -141,9 +110,7 @@ class ChunkCache:
         return found
 
     def _shape(self, tokens: int) -> tuple[int, ...]:
-        config = self._sampling.architecture.transformer
-        videos = self._prompts[0].conditioning.context_bias.shape[0]
-        return config.num_layers, videos, config.num_attention_heads, tokens, config.attention_head_dim
+        return self._layout.cache_shape(self._sampling.videos, tokens)
 
     def _capacity(self) -> int:
         """The most tokens that any pass attends to."""

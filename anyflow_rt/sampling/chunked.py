@@ -10,9 +10,9 @@ import numpy as np
 
 from anyflow_rt.components import Components
 from anyflow_rt.engines.chunks import ChunkLayout
-from anyflow_rt.engines.triton import TritonEngine
 from anyflow_rt.memory import give_back_free_memory
 from anyflow_rt.sampling.chunk_cache import ChunkCache
+from anyflow_rt.sampling.chunk_memory import ChunkMemory
 from anyflow_rt.sampling.executor import Jumped, OnStep, Sampling, run_jumps
 from anyflow_rt.sampling.guide import Guide
 from anyflow_rt.sampling.in_place_cache import InPlaceCache
@@ -50,16 +50,16 @@ def run_chunks(
 
     context (1 or N, f, C, h, w): the latents that fill the first ``layout.context`` frames. Nothing is computed before
     a chunk is asked for. Whatever ``on_step`` raises ends the run and reaches the caller. incremental: see
-    ``ChunkCache``.
+    ``ChunkMemory``.
     """
-    cache = _cache(components, sampling, layout, len(noise), incremental=incremental)
+    memory = _memory(components, sampling, layout, incremental=incremental)
     latents = np.zeros_like(noise)
     if context is not None:
         latents[:, : layout.context] = context
     for index in range(len(layout)):
         begun = time.perf_counter()
         if index:
-            cache.finish(latents)
+            memory.finish(latents)
         if index % TIDIED_EVERY == TIDIED_EVERY - 1:
             for name in GROWING:
                 components.get(name).shrink()
@@ -68,7 +68,7 @@ def run_chunks(
         start, stop = layout.bounds(index)
         jumped = None
         if index >= layout.context_chunks:
-            here = replace(sampling, rope=layout.rope(index, far=False), caches=cache.inputs())
+            here = replace(sampling, rope=layout.rope(index, far=False), caches=memory.inputs())
             jumped = run_jumps(
                 components,
                 here,
@@ -81,11 +81,10 @@ def run_chunks(
         yield Chunk(index, latents[:, start:stop], jumped, remembered)
 
 
-def _cache(
-    components: Components, sampling: Sampling, layout: ChunkLayout, videos: int, *, incremental: bool
-) -> ChunkCache | InPlaceCache:
-    """Where the engine has it: on a GPU in its own memory, else in arrays of ours."""
-    denoiser = components.get("denoiser")
-    if isinstance(denoiser, TritonEngine):
-        return InPlaceCache(components, sampling, layout, denoiser, videos, incremental=incremental)
-    return ChunkCache(components, sampling, layout, incremental=incremental)
+def _memory(components: Components, sampling: Sampling, layout: ChunkLayout, *, incremental: bool) -> ChunkMemory:
+    """Where the engine has caches of its own, in these, else in arrays of ours."""
+    shape = layout.cache_shape(sampling.videos, layout.most_seen)
+    caches = components.get("denoiser").new_caches(len(sampling.conditionings), shape)
+    if caches is None:
+        return ChunkCache(components, sampling, layout, incremental=incremental)
+    return InPlaceCache(components, sampling, layout, caches, incremental=incremental)

@@ -68,6 +68,11 @@ class Sampling:
     caches: Sequence[Mapping[str, np.ndarray]] = ()
     """What earlier chunks left: inputs of the denoiser, for each of ``conditionings``; none where all is one chunk."""
 
+    @property
+    def videos(self) -> int:
+        """How many are made side by side."""
+        return int(self.conditionings[0].context_bias.shape[0])
+
 
 @dataclass(frozen=True, eq=False)
 class Jumped:

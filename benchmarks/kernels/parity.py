@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from anyflow_rt.errors import ParityError
+from anyflow_rt.kernels.attention.checks import Past
 from anyflow_rt.kernels.attention.int8 import ERROR
 from anyflow_rt.kernels.launch import Launch
 from anyflow_rt.kernels.work import constants_of
@@ -42,7 +43,17 @@ class Parity:
 
 
 def with_numbers(value: Any, seed: int, device: str) -> Any:
-    """An argument of a case with random numbers in place of tensors without storage; strides are kept."""
+    """An argument of a case with random numbers in place of tensors without storage; strides are kept.
+
+    Of a cache all tokens count, and as many zero keys.
+    """
+    if isinstance(value, Past):
+        key, kept = (
+            with_numbers(each, seed + 1 + index, device) for index, each in enumerate((value.key, value.value))
+        )
+        return Past(key, kept, torch.full((2,), key.shape[2], dtype=torch.int32, device=device))
+    if isinstance(value, tuple):
+        return tuple(with_numbers(each, seed, device) for each in value)
     if isinstance(value, Tensor):
         generator = torch.Generator(device).manual_seed(seed)
         made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
@@ -105,13 +116,17 @@ def _qk_norm_rope(launch: Launch, arguments: dict[str, Any]) -> Pairs:
     parts = arguments["packed"].chunk(3 if "key_gain" in arguments else 1, dim=-1)
     rope = (arguments["rope_cos"], arguments["rope_sin"]) if "rope_cos" in arguments else None
     eps, pairs = _eps(launch), arguments.get("pairs", "halves")
+    made = dict(launch.tensors)
+    if "cache" in arguments:
+        keys, start = arguments["cache"]
+        made["key"] = keys[:, :, start : start + arguments["packed"].shape[1]]
     return [
         (
-            launch.tensors[name],
+            made[name],
             norm_rope_reference(part, arguments[f"{name}_gain"], arguments["heads"], eps, rope, pairs),
         )
         for name, part in zip(("query", "key"), parts, strict=False)
-        if name in launch.tensors
+        if name in made
     ]
 
 
@@ -129,7 +144,7 @@ def _attention(launch: Launch, arguments: dict[str, Any]) -> Pairs:
     query, output = arguments["query"], launch.tensors["output"]
     rest = arguments["key"], arguments["value"], arguments.get("key_bias")
     return [
-        (output[:, part], attention_reference(query[:, :, part], *rest))
+        (output[:, part], attention_reference(query[:, :, part], *rest, past=arguments.get("past")))
         for part in (slice(0, QUERIES), slice(query.shape[2] - QUERIES, None))
     ]
 

@@ -1,6 +1,7 @@
 """Checkpoint networks -> ONNX graphs. Needs the ``build`` extra; importing this package alone does not."""
 
 from anyflow_rt.engines.architecture import Architecture
+from anyflow_rt.engines.stages import CHUNKS
 
 EXPORT_VERSION = 2
 """Raised whenever a graph changes for the same checkpoint: part of a bundle's identity."""
@@ -17,7 +18,7 @@ COMPONENT_NAMES = (
 )
 """Every component of a bidirectional checkpoint's bundle, in the order they are exported."""
 
-CAUSAL_COMPONENT_NAMES = ("full_tokens", "far_tokens", "cache_writer")
+CAUSAL_COMPONENT_NAMES = CHUNKS
 """What a causal (FAR) checkpoint's has beside them."""
 
 

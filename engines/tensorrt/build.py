@@ -13,11 +13,11 @@ from typing import Any
 
 from anyflow_rt.engines.builders import BuildSource
 from anyflow_rt.engines.kernel_nodes.sets import NONE
+from anyflow_rt.engines.stages import engine_components
 from anyflow_rt.engines.targets import capability
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, PACKAGE_TARGETS, import_package
 from anyflow_rt.engines.tensorrt.profiles import Profile, profiles
 from anyflow_rt.engines.tensorrt.record import BuiltComponent, EngineFacts
-from anyflow_rt.engines.tensorrt.stages import engine_components
 from anyflow_rt.engines.typed.graph import write_typed_graph
 from anyflow_rt.errors import EngineError, UsageError
 

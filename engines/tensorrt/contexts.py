@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from anyflow_rt.engines.tensorrt.memory import Lane
+from anyflow_rt.engines.tensorrt.memory import CAPTURING, Lane
 from anyflow_rt.engines.tensorrt.messages import summary
 from anyflow_rt.engines.tensorrt.runtime_cache import RuntimeCache
 from anyflow_rt.errors import EngineError
@@ -98,7 +99,7 @@ class Contexts:
         if (own := self._own.get(key)) is not None:
             self._own.move_to_end(key)
             if own.graph is None:
-                self._enqueue(own.context)
+                self._enqueue_own(own.context)
             else:
                 own.graph.replay()
             return
@@ -110,8 +111,10 @@ class Contexts:
         for name, place in places.items():
             # What is empty has no address, and TensorRT takes none that is null.
             chosen.set_tensor_address(name, place.data_ptr() or self._memory.data_ptr())
-        self._enqueue(chosen)
-        if context is not None:
+        if context is None:
+            self._enqueue(chosen)
+        else:
+            self._enqueue_own(context)
             self._own[key] = _Own(context, self._captured(context) if self._captures else None)
             _limit(self._own, MOST_GRAPHS)
 
@@ -129,7 +132,7 @@ class Contexts:
         self.stream.synchronize()
         graph = self._torch.cuda.CUDAGraph()
         try:
-            with self._torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            with CAPTURING, self._torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 done = context.execute_async_v3(self.stream.cuda_stream)
         except RuntimeError as error:
             done, reason = False, str(error).partition("\n")[0]
@@ -140,6 +143,13 @@ class Contexts:
         self._captures = False
         _log.warning("%s runs without CUDA graphs, as capturing one failed (%s)", self._label, reason)
         return None
+
+    def _enqueue_own(self, context: Any) -> None:
+        """Where TensorRT for RTX captures by itself, any of these may do so."""
+        captures_itself = self._own_config is not self._plain_config
+        turn: AbstractContextManager[Any] = CAPTURING if captures_itself else nullcontext()
+        with turn:
+            self._enqueue(context)
 
     def _enqueue(self, context: Any) -> None:
         self._logger.errors.clear()
@@ -167,6 +177,10 @@ class Contexts:
         if hasattr(trt, "CudaGraphStrategy"):
             captured, plain = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE, trt.CudaGraphStrategy.DISABLED
             config.cuda_graph_strategy = captured if graphs else plain
+            if not self._replays:
+                # Else it compiles kernels in the background for every length, which has passed before they are done.
+                never = trt.DynamicShapesKernelSpecializationStrategy.NONE
+                config.dynamic_shapes_kernel_specialization_strategy = never
             self._cache = self._cache or RuntimeCache(config, path, self._label)
             config.set_runtime_cache(self._cache.cache)
         return config

@@ -14,7 +14,7 @@ import numpy as np
 
 from anyflow_rt.engines.engine import TensorSpec
 from anyflow_rt.engines.tensorrt.contexts import Contexts
-from anyflow_rt.engines.tensorrt.memory import Lane, check_room
+from anyflow_rt.engines.tensorrt.memory import CAPTURING, Lane, check_room
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.errors import EngineError
 
@@ -142,7 +142,8 @@ class Execution:
         with self._turn:
             self._contexts.close()
             del self._buffers, self._contexts, self._engine
-            self._torch.cuda.empty_cache()
+            with CAPTURING:
+                self._torch.cuda.empty_cache()
 
     def _spec(self, name: str) -> TensorSpec:
         shape = tuple(None if size == -1 else int(size) for size in self._engine.get_tensor_shape(name))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from anyflow_rt.engines.architecture import Architecture
 from anyflow_rt.engines.geometry import LatentSize
+from anyflow_rt.engines.stages import ENCODE
 from anyflow_rt.engines.tensorrt.chunk_shapes import largest_chunk
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.record import EngineFacts
 from anyflow_rt.engines.tensorrt.settings import PROMPT_LENGTHS
-from anyflow_rt.engines.tensorrt.stages import ENCODE
 from anyflow_rt.errors import UsageError
 
 
@@ -45,6 +45,7 @@ def check_call(
         )
     wanted = (latent.frames, latent.channels, latent.height, latent.width)
     causal = architecture is not None and architecture.causal is not None
+    longest_chunk = largest[1]
     if causal:
         smallest[1], largest[1] = 1, latent.frames
     if not all(low <= size <= high for low, size, high in zip(smallest[1:], wanted, largest[1:], strict=True)):
@@ -55,7 +56,7 @@ def check_call(
             "with --num-frames, --height and --width, or a range with --smallest and --largest"
         )
     if architecture is not None and causal:
-        _check_remembered(architecture, file, latent, profile["largest"]["cache_key"][3])
+        _check_chunks(architecture, file, latent, longest_chunk, profile["largest"]["cache_key"][3])
     keys = facts.settings["prompt_lengths"][-1]
     if tokens > keys:
         longer = [*facts.settings["prompt_lengths"], next((each for each in PROMPT_LENGTHS if each >= tokens), tokens)]
@@ -70,13 +71,21 @@ def check_call(
         )
 
 
-def _check_remembered(architecture: Architecture, file: Path, latent: LatentSize, remembered: int) -> None:
-    """Refuse videos whose chunks attend to more than the ``remembered`` tokens of the longest that was built for."""
-    needed = largest_chunk(architecture, latent).cached
-    if needed > remembered:
+def _check_chunks(architecture: Architecture, file: Path, latent: LatentSize, longest: int, remembered: int) -> None:
+    """Refuse videos that have chunks of more latent frames than the ``longest`` that was built for, or that attend to
+    more than the ``remembered`` tokens: in a range of sizes either may come first."""
+    needed = largest_chunk(architecture, latent)
+    if needed.frames > longest:
+        raise UsageError(
+            f"the engine {file.parent.name} makes chunks of up to {longest} latent frames and a video of "
+            f"{latent.frames} has chunks of {needed.frames}; ask for fewer frames, or build for more (--num-frames, or "
+            "a range with --smallest and --largest)"
+        )
+    if needed.cached > remembered:
         raise UsageError(
             f"the engine {file.parent.name} remembers up to {remembered} tokens of earlier chunks and a video of "
-            f"{latent.frames} latent frames may need {needed}; ask for fewer frames, or build for more (--num-frames)"
+            f"{latent.frames} latent frames may need {needed.cached}; ask for fewer frames, or build for more "
+            "(--num-frames)"
         )
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anyflow_rt.engines.arrays import saying_out_of_memory
 from anyflow_rt.engines.engine import STREAMING
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.errors import EngineError
@@ -51,6 +51,15 @@ class Lane:
         return None if self._working is None else self._working()
 
 
+CAPTURING = threading.Lock()
+"""Held while a CUDA graph is captured, and by who gives cached memory back; taken last, behind a lane's turn. PyTorch
+waits for the whole GPU and gives back its cache before it captures: CUDA permits the one while no stream captures, in
+whatever mode, and PyTorch's allocator the other.
+
+The other lane may allocate and execute meanwhile: a capture of mode ``thread_local`` forbids what is unsafe, such as
+cudaMalloc, to its own thread alone, and PyTorch gives a graph's memory to its own stream alone. Source: CUDA's
+documentation of ``cudaThreadExchangeStreamCaptureMode`` and of what stream capture prohibits."""
+
 MAIN, BESIDE = LANES = (Lane(), Lane())
 """Of a process. In the second a causal checkpoint's decoder works while the next chunk is made in the first."""
 
@@ -66,6 +75,7 @@ def free_memory() -> tuple[int, int]:
     with ExitStack() as turns:
         for lane in LANES:
             turns.enter_context(lane.turn)
+        turns.enter_context(CAPTURING)
         torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
@@ -82,19 +92,9 @@ def require_cuda() -> None:
         )
 
 
-@contextmanager
-def saying_out_of_memory(label: str, file: Path) -> Iterator[None]:
-    """What PyTorch or an engine raises where the GPU is full becomes an EngineError. ``file``: the engine's."""
-    import torch
-
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise EngineError(f"{label}: the GPU's memory is full ({_first_line(error)}); {_mends(file)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "").rstrip(".")
+def naming_mends(label: str, file: Path) -> AbstractContextManager[None]:
+    """``saying_out_of_memory`` of ``label``, an engine of the file ``file``."""
+    return saying_out_of_memory(label, _mends(file))
 
 
 def _mends(file: Path) -> str:

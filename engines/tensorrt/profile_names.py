@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 from anyflow_rt.engines.geometry import VideoSize
 
@@ -26,12 +27,20 @@ class ProfileName:
         """The most videos of a call."""
         return next((int(found[1]) for mark in self.marks if (found := _BATCH.fullmatch(mark))), 1)
 
-    def takes(self, size: VideoSize, videos: int) -> bool:
-        """Whether a call of ``videos`` videos of ``size`` is within what the engine is built for."""
+    @property
+    def largest(self) -> int:
+        """Pixels of the largest call; 0 where the name says no size."""
+        return self.batch * math.prod(astuple(self.sizes[-1])) if self.sizes else 0
+
+    def takes(self, size: VideoSize, videos: int, *, causal: bool = False) -> bool:
+        """Whether a call of ``videos`` videos of ``size`` is within what the engine is built for; a ``causal``
+        checkpoint's takes every video that is not longer than the longest."""
         if not self.sizes:
             return True
-        names = ("num_frames", "height", "width")
-        bounds = [(getattr(self.sizes[0], name), getattr(size, name), getattr(self.sizes[-1], name)) for name in names]
+        smallest, largest = self.sizes[0], self.sizes[-1]
+        if causal:
+            smallest = replace(smallest, num_frames=1)
+        bounds = zip(astuple(smallest), astuple(size), astuple(largest), strict=True)
         return videos <= self.batch and all(least <= asked <= most for least, asked, most in bounds)
 
     def runs_on(self, target: str, present: str | None) -> bool:

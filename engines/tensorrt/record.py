@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from anyflow_rt.engines.json_types import wrong_type
+from anyflow_rt.engines.stages import RUN_COMPONENTS
 from anyflow_rt.engines.tensorrt.mending import RECORD as RECORD
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.settings import TensorRtSettings
-from anyflow_rt.engines.tensorrt.stages import RUN_COMPONENTS
 from anyflow_rt.errors import EngineError
 
 SCHEMA = 3

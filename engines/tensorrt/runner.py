@@ -22,15 +22,15 @@ import numpy as np
 from anyflow_rt.engines.arrays import to_host
 from anyflow_rt.engines.engine import Engine, TensorSpec
 from anyflow_rt.engines.geometry import NO_PADDING_BIAS
+from anyflow_rt.engines.stages import runs_beside
 from anyflow_rt.engines.tensorrt.device import PROMPT_AXES, Execution
-from anyflow_rt.engines.tensorrt.memory import BESIDE, MAIN, require_cuda, saying_out_of_memory
+from anyflow_rt.engines.tensorrt.memory import BESIDE, MAIN, naming_mends, require_cuda
 from anyflow_rt.engines.tensorrt.mending import engine_mend
 from anyflow_rt.engines.tensorrt.messages import make_logger, summary
 from anyflow_rt.engines.tensorrt.package import ENTERPRISE, RTX, import_package
 from anyflow_rt.engines.tensorrt.refit import refit
 from anyflow_rt.engines.tensorrt.requirements import require_runnable
 from anyflow_rt.engines.tensorrt.residency import expected_working
-from anyflow_rt.engines.tensorrt.stages import runs_beside
 from anyflow_rt.errors import EngineError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class TensorRtEngine(Engine):
         if self._engine is None:
             said = summary(self._logger.errors)
             raise EngineError(f"{self.model_path} cannot be loaded ({said}); {engine_mend(self.model_path)}")
-        with saying_out_of_memory(self._label, self.model_path):
+        with naming_mends(self._label, self.model_path):
             if facts.settings["strip"]:
                 refit(trt, self._engine, self._logger, self.model_path, facts)
             self._execution = Execution(
@@ -92,7 +92,7 @@ class TensorRtEngine(Engine):
         return ({**inputs, "context_bias": bias} if self._all_keys and "cross_key" in inputs else inputs), outputs
 
     def _infer(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        with saying_out_of_memory(self._label, self.model_path):
+        with naming_mends(self._label, self.model_path):
             return self._computed(arrays)
 
     def _computed(self, arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,4 +65,3 @@ def check_past(past: Past, query: Tensor, scales: object) -> None:
     check_tensor("past.value", past.value, tuple(past.key.shape), (query.dtype,))
     check_tensor("past.counts", past.counts, (2,), (torch.int32,))
     check_same_device("past.counts", past.counts, "query", query)
-    check_index("the capacity of past.key, padded to a block,", past.key.shape[2] + query.shape[2])

@@ -234,6 +234,8 @@ def plan_attention(
     for (name, rows), tensor in zip(blocks.items(), (query, key, value), strict=True):
         check_index(f"the length of {name}, padded to a block,", tensor.shape[2] + rows)
         check_reach(name, tensor.stride(2), rows)
+    if past is not None:
+        check_index("the capacity of past.key, padded to a block,", past.key.shape[2] + config.keys)
     check_reach("output", heads * head_dim, config.queries)
     if scales is not None:
         check_tensor("scales[0]", scales[0], (batch, heads, query_length), (torch.float32,))

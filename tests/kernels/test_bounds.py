@@ -14,6 +14,7 @@ from anyflow_rt.errors import EngineError
 from anyflow_rt.kernels.adaptive_norm.triton import plan_adaptive_norm
 from anyflow_rt.kernels.adaptive_norm.vectors import Affine
 from anyflow_rt.kernels.aot import CompiledKernel, _signature
+from anyflow_rt.kernels.attention.checks import Past
 from anyflow_rt.kernels.attention.quantise import plan_quantise
 from anyflow_rt.kernels.attention.triton import plan_attention
 from anyflow_rt.kernels.checks import LARGEST_INDEX, check_index
@@ -101,6 +102,14 @@ def test_sizes_at_the_border_of_32_bits_are_planned_or_refused() -> None:
     plan_attention(rows(2**24 - 8), small, small, target=89)
     with pytest.raises(EngineError, match="query's row stride 16777216 times a block of 128 rows is 2147483648"):
         plan_attention(rows(2**24), small, small, target=89)
+
+    def past(capacity: int) -> Past:
+        cache = described(1, 1, capacity, 16, dtype=torch.bfloat16)
+        return Past(cache, cache, described(2, dtype=torch.int32))
+
+    plan_attention(small, small, small, past=past(2**31 - 128), target=89)
+    with pytest.raises(EngineError, match=r"the capacity of past\.key, padded to a block, is 2147483652; accepted: at"):
+        plan_attention(small, small, small, past=past(2**31 - 60), target=89)
 
     affine = Affine(described(8), described(8))
     plan_adaptive_norm(described(1, 1, 2**31 - 256, 8), norm=affine, target=89)

@@ -10,21 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from support.bundles import random_bundle
 from support.causal import CausalCheckpoint
 from support.clips import moving_disc
 
+from anyflow_rt.admission import admit
 from anyflow_rt.build import build
 from anyflow_rt.build_plan import BuildOptions
 from anyflow_rt.components import COMPUTE_TYPE_PORTS
-from anyflow_rt.engines import triton_build, triton_shared
+from anyflow_rt.engines import triton_build, triton_caches, triton_shared
 from anyflow_rt.engines.bundle import Bundle
-from anyflow_rt.engines.cuda_streams import own_stream
 from anyflow_rt.engines.geometry import VideoSize, latent_size
 from anyflow_rt.engines.registry import open_engine
 from anyflow_rt.engines.torch_pack import Packed, pack_component, pack_header
-from anyflow_rt.engines.triton_causal import ALIGNED_TOKENS, Caches
+from anyflow_rt.engines.triton_caches import ALIGNED_TOKENS
 from anyflow_rt.engines.triton_modules import expected_launches
 from anyflow_rt.errors import EngineError, UsageError
 from anyflow_rt.kernels import launch
@@ -180,18 +179,28 @@ def test_a_pass_writes_its_own_tokens_alone(
     wide = {**pass_inputs(one_block, 2, 6), **caches, "cache_counts": np.array([13, 0], np.int32)}
     with pytest.raises(EngineError, match="start is 13; accepted: whole numbers from 0 to 12"):
         writer.infer(**wide)
-    with pytest.raises(EngineError, match="cache_key is written in place; give what the denoiser's new_caches gave"):
+    with pytest.raises(EngineError, match="cache_key is used in place; give what the denoiser's new_caches gave"):
         writer.infer(**{**wide, "cache_key": key.cpu().numpy()})
+    assert writer.new_caches(1, shape) is None, "the denoiser has them"
 
 
-def test_caches_are_kept_for_a_run_of_the_same_shape() -> None:
-    replaced: list[int] = []
-    caches = Caches(torch.float32, torch.device("cpu"), lambda: replaced.append(1))
-    first = caches.take(2, (3, 1, 2, 5, 4))
-    assert [tuple(key.shape) for key, _ in first] == [(3, 1, 2, 8, 4)] * 2
-    again = caches.take(1, (3, 1, 2, 8, 4))
-    assert again[0][0] is first[0][0] and len(replaced) == 1
-    assert caches.take(1, (3, 1, 2, 9, 4))[0][0].shape[3] == 16 and len(replaced) == 2
+def test_a_jump_takes_no_copy_of_a_cache(engines: PackedComponents, one_block: CausalCheckpoint) -> None:
+    denoiser, config = engines.get("denoiser"), one_block.checkpoint.architecture.transformer
+    shape = (config.num_layers, 1, config.num_attention_heads, 8, config.attention_head_dim)
+    ((key, value),) = denoiser.new_caches(1, shape)
+    passed = pass_inputs(one_block, 2, 6)
+    arrays = {name: passed[name] for name in denoiser.inputs if name in passed}
+    arrays |= {
+        "latents": np.zeros((1, 2, config.in_channels, 4, 6), np.float32),
+        "head_modulation": np.zeros((1, 2, config.inner_dim), np.float32),
+        "interval": np.zeros((1, 2), np.float32),
+        "cache_counts": np.array([0, 0], np.int32),
+    }
+    caches = {"cache_key": key, "cache_value": value}
+    assert np.isfinite(denoiser.infer(**arrays, **caches)["z_r"]).all()
+    for change in (key.numpy(), key.mT.contiguous().mT):
+        with pytest.raises(EngineError, match="cache_key is used in place; give what"):
+            denoiser.infer(**arrays, **{**caches, "cache_key": change})
 
 
 def test_weights_go_with_the_last_engine_that_has_them(engines: PackedComponents) -> None:
@@ -263,6 +272,16 @@ def test_runs_are_those_of_the_cpus_engine(bundle: Bundle, launched: list[Launch
     assert kinds(launched) <= kinds(triton_build.chunk_launches(*described(bundle))), "compiled ahead of time"
 
 
+def test_a_video_that_the_gpu_has_no_memory_for_is_refused_before_any_work(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (record,) = bundle.manifest.engines
+    monkeypatch.setattr(triton_caches, "gpu_memory", lambda: (0, 24 * 10**9))
+    options = {"num_frames": SIZE.num_frames, "height": SIZE.height, "width": SIZE.width, "steps": 1}
+    with pytest.raises(EngineError, match=r"beside the denoiser 0\.0 of 24\.0 GB are free; make a shorter video"):
+        admit(bundle, PROMPT, engine="triton", precision="fp32", output="frames", record=record, **options)
+
+
 def described(bundle: Bundle) -> tuple[Any, ...]:
     return bundle.architecture, latent_size(bundle.architecture, SIZE), INTERPRETER, "fp32"
 
@@ -287,9 +306,3 @@ def test_launches_of_chunks_are_recorded(bundle: Bundle) -> None:
     launches = triton_build.chunk_launches(architecture, latent, *rest)
     lengths = {1, 3}
     assert len(launches) == len(lengths) * (jump + 2 * (7 * layers - 5))
-
-
-def test_a_cpus_engine_has_no_stream() -> None:
-    for engine in ("onnxruntime", "triton") if INTERPRETED else ("onnxruntime",):
-        with own_stream(engine, "denoise"):
-            assert not torch.cuda.is_initialized() or not INTERPRETED

@@ -108,6 +108,9 @@ class _TorchEngine:
     def shrink(self) -> None:
         """Nothing is kept."""
 
+    def new_caches(self, prompts: int, shape: tuple[int, ...]) -> None:
+        """None: caches are inputs and outputs."""
+
     def infer(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
         with torch.no_grad():
             found = self._module(**{name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})

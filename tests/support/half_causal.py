@@ -12,7 +12,7 @@ from support.half import emulate, session
 
 from anyflow_rt.engines.checkpoint import Checkpoint
 from anyflow_rt.engines.engine import TensorSpec
-from anyflow_rt.engines.tensorrt.stages import CHUNKS
+from anyflow_rt.engines.stages import CHUNKS
 from anyflow_rt.engines.typed.graph import write_typed_graph
 
 
@@ -25,6 +25,9 @@ class _Session:
         names = [value.name for value in self._session.get_inputs()]
         self._outputs = [value.name for value in self._session.get_outputs()]
         self.inputs = {name: TensorSpec((), np.dtype(np.float32)) for name in names}
+
+    def new_caches(self, prompts: int, shape: tuple[int, ...]) -> None:
+        """None: caches are inputs and outputs."""
 
     def infer(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(self._outputs, self._session.run(None, arrays), strict=True))

@@ -1,4 +1,4 @@
-"""The components that engines are built of, by the stage of a run that they work in."""
+"""The components of a run, by the stage that they work in: the one list of them, whatever engine runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Collection
 from anyflow_rt.engines.architecture import Architecture
 
 ENCODE = ("vae_encoder_first", "vae_encoder_next")
+"""What calls need that begin with a picture or a clip: opened where one does."""
+
 CHUNKS = ("full_tokens", "far_tokens", "cache_writer")
 """What a causal checkpoint remembers its finished chunks with."""
 
@@ -22,10 +24,15 @@ RUN_COMPONENTS = tuple(name for names in STAGES.values() for name in names if na
 """What every run needs."""
 
 
+def run_stages(architecture: Architecture) -> tuple[tuple[str, ...], ...]:
+    """The components of a checkpoint, of each stage in the order of a run."""
+    left_out = CHUNKS if architecture.causal is None else ()
+    return tuple(tuple(name for name in names if name not in left_out) for names in STAGES.values())
+
+
 def engine_components(architecture: Architecture) -> tuple[str, ...]:
     """All that engines are built of for a checkpoint, in the order of a run."""
-    names = (name for stage in STAGES.values() for name in stage)
-    return tuple(name for name in names if architecture.causal is not None or name not in CHUNKS)
+    return tuple(name for names in run_stages(architecture) for name in names)
 
 
 def stages_of(components: Collection[str]) -> dict[str, tuple[str, ...]]:
