@@ -174,6 +174,22 @@ def test_clips_are_resampled_by_time(tmp_path: Path) -> None:
     assert numbers(load(video=path, fps=48.0)) == [number for number in range(27) for _ in "ab"][1:]
 
 
+def test_pixels_that_are_wider_than_high(tmp_path: Path) -> None:
+    """Stored 32x32 and shown 64x32: contained in 48x32 it is as wide as that, with black above and below."""
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        for packet in (
+            *stream.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 200, np.uint8))),
+            *stream.encode(),
+        ):
+            container.mux(packet)
+    shown = load(video=path, fit="contain")[0]
+    assert shown[16, [0, 47]].min() > 180 and shown[[2, 29]].max() < 20
+
+
 def test_variable_rates(tmp_path: Path) -> None:
     path = clip(tmp_path / "clip.mkv", grey(5), rate=8, times=[0, 10, 60, 70, 100])
     found = numbers(load(video=path))

@@ -28,8 +28,9 @@ MOST_PIXELS = 1 << 27
 """Of one picture: 134 million, more than any camera takes. Beyond, decoding would take gigabytes."""
 CLOCK = 0.25
 """Of a frame's length: containers round times to a clock of their own, some to whole hundredths of a second."""
-Picture = tuple[Any, np.ndarray | None]
-"""An ``av.VideoFrame``, and how it is turned where it does not say so itself."""
+Picture = tuple[Any, np.ndarray | None, float]
+"""An ``av.VideoFrame``, and how it is turned where it does not say so itself, and how much wider than high its
+pixels are."""
 _MOVING_PNG = b"acTL"
 """The chunk by which a PNG says that it moves."""
 MEND = "convert it with another program, or give another file"
@@ -99,8 +100,8 @@ def load_source(source: Source, size: VideoSize, fps: float, most: int) -> np.nd
 
 
 def _fitted(pictures: Iterator[Picture], source: Source, size: VideoSize) -> Iterator[np.ndarray]:
-    for picture, turn in pictures:
-        yield fit_frame(picture, size.height, size.width, source.fit, turn)
+    for picture, turn, aspect in pictures:
+        yield fit_frame(picture, size.height, size.width, source.fit, turn, aspect)
 
 
 def _name(source: Source) -> str:
@@ -117,7 +118,7 @@ def _pictures(source: Source, fps: float) -> Iterator[Picture]:
     import av
 
     for pixels in source.value if source.kind == "video" else source.value[None]:
-        yield av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"), np.eye(2)
+        yield av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"), np.eye(2), 1.0
 
 
 def _read(source: Source, fps: float) -> Iterator[Picture]:
@@ -145,8 +146,9 @@ def _read(source: Source, fps: float) -> Iterator[Picture]:
                 shown = _one(decoded, name)
             else:
                 shown = _resampled(decoded, fps, float(stream.average_rate or stream.guessed_rate or fps), name)
+            aspect = float(stream.sample_aspect_ratio or 1)
             for frame in shown:
-                yield frame, turn
+                yield frame, turn, aspect
     except av.FFmpegError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror or error}; {MEND}") from error
     except OSError as error:
