@@ -142,7 +142,7 @@ def test_outputs(base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_an_output_that_is_the_input(base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is given stays as it is, under whatever name it is to be written over."""
     clip, link, hard = tmp_path / "clip.mp4", tmp_path / "link.mp4", tmp_path / "hard.mp4"
-    save_video(np.zeros((5, 32, 32, 3), np.uint8), clip)
+    save_video(clip, np.zeros((5, 32, 32, 3), np.uint8))
     before = clip.read_bytes()
     link.symlink_to(clip.name)
     hard.hardlink_to(clip)
