@@ -14,6 +14,8 @@ from PIL import Image
 
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import UsageError
+from anyflow_rt.input import source
+from anyflow_rt.input.fit import fit_frame
 from anyflow_rt.input.source import load_source, make_source
 
 SIZE = VideoSize(81, 32, 48)
@@ -23,9 +25,9 @@ RED, GREEN, BLUE, WHITE = (220, 20, 20), (20, 200, 20), (20, 20, 220), (235, 235
 
 
 def load(size: VideoSize = SIZE, fit: str = "cover", fps: float = FPS, **given: Any) -> np.ndarray:
-    source = make_source(given.get("image"), given.get("video"), fit)
-    assert source is not None
-    return load_source(source, size, fps, given.get("most", size.num_frames - 4))
+    made = make_source(given.get("image"), given.get("video"), fit)
+    assert made is not None
+    return load_source(made, size, fps, given.get("most", size.num_frames - 4))
 
 
 def refusal(**options: Any) -> str:
@@ -196,6 +198,17 @@ def test_variable_rates(tmp_path: Path) -> None:
     assert found[:8] == [0, 1, 1, 1, 1, 2, 3, 3], "what the clip shows every eighth of a second"
 
 
+def test_a_jump_in_time_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, fitted = clip(tmp_path / "clip.mkv", grey(3), rate=8, times=[0, 12, 4_000_000]), [0]
+
+    def counted(*given: Any) -> np.ndarray:
+        fitted[0] += 1
+        return fit_frame(*given)
+
+    monkeypatch.setattr(source, "fit_frame", counted)
+    assert numbers(load(video=path))[-3:] == [1, 1, 2] and fitted == [3]
+
+
 def test_all_but_4n_plus_1_frames_are_left_out_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A clip goes on from where it ends."""
     assert numbers(load(video=clip(tmp_path / "clip.mkv", grey(7), rate=8))) == [2, 3, 4, 5, 6]
@@ -255,7 +268,8 @@ def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path: Path) -> No
 @pytest.mark.parametrize("size", [(1, 30000), (60000, 2)])
 def test_pictures_too_narrow_to_cover_a_video(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, RED).save(tmp_path / "narrow.png")
-    assert f"{size[0]}x{size[1]} pixels is too narrow to cover" in refusal(image=tmp_path / "narrow.png")
+    said = refusal(image=tmp_path / "narrow.png")
+    assert "narrow.png'" in said and f"{size[0]}x{size[1]} pixels is too narrow to cover" in said
     assert load(image=tmp_path / "narrow.png", fit="stretch").max() > 200
     assert load(image=tmp_path / "narrow.png", fit="contain").max() > 200
 

@@ -100,8 +100,17 @@ def load_source(source: Source, size: VideoSize, fps: float, most: int) -> np.nd
 
 
 def _fitted(pictures: Iterator[Picture], source: Source, size: VideoSize) -> Iterator[np.ndarray]:
+    before: Any = None
+    fitted: np.ndarray | None = None
     for picture, turn, aspect in pictures:
-        yield fit_frame(picture, size.height, size.width, source.fit, turn, aspect)
+        if picture is not before:  # one that is shown for long comes many times
+            try:
+                fitted = fit_frame(picture, size.height, size.width, source.fit, turn, aspect)
+            except UsageError as error:
+                raise UsageError(f"{_name(source)}: {error}") from error
+            before = picture
+        assert fitted is not None
+        yield fitted
 
 
 def _name(source: Source) -> str:
