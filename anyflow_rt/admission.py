@@ -55,7 +55,8 @@ def admit(
     elif request.context is not None:
         logger.warning(
             "this checkpoint makes all frames at once: it holds the given ones as they are, and was trained for text "
-            "alone; the causal (FAR) checkpoints continue pictures and clips"
+            "alone; the causal (FAR) checkpoints continue pictures and clips: shapes-causal is shipped (--bundle "
+            "shapes-causal)"
         )
     check_memory(architecture, request.size, request.videos, engine=engine, precision=precision, output=output)
     return request
@@ -96,7 +97,7 @@ def _check_causal(bundle: Bundle, request: Request, latent: LatentSize) -> Chunk
     if request.budget is not None:
         raise UsageError(
             f"budget {request.budget.seconds:g} is planned over the jumps of a whole video, and a causal checkpoint "
-            "makes it in chunks; give steps instead"
+            "makes it in chunks; give steps, or stream it with a deadline for each (--stream FILE --fps-deadline)"
         )
     if request.preview_after:
         raise UsageError(

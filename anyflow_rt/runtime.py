@@ -255,7 +255,7 @@ class Runtime:
         show: OnPreview = preview if callable(preview) else kept.append
         deliver: Deliver = whole_draft if callable(preview) else DraftFiles(path, open_writer).write
         for place in (path, *(draft_path(path, steps) for steps in request.preview_after if not callable(preview))):
-            video.check_output(place, request.videos)
+            video.check_apart(video.check_output(place, request.videos), (options.get("image"), options.get("video")))
         with (
             self._turn,
             Generation(self._loaded, request, output="file", started_at=start, on_step=on_step, show=show) as call,
@@ -338,6 +338,7 @@ class Runtime:
         from anyflow_rt.output.fragmented import check_stream_target
 
         check_stream_target(target)
+        video.check_apart((target,), (options.get("image"), options.get("video")))
         rate = self.bundle.defaults.fps if fps is None else fps
         with self.stream(prompt, fps=rate, started_at=started_at, on_step=on_step, **options) as chunks:
             size, videos = chunks.size, chunks.videos

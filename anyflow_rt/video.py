@@ -19,13 +19,14 @@ import numpy as np
 
 from anyflow_rt.errors import UsageError
 from anyflow_rt.output.background import BackgroundWriter
-from anyflow_rt.output.target import check_output, output_extension, output_paths
+from anyflow_rt.output.target import check_apart, check_output, output_extension, output_paths
 from anyflow_rt.output.writer import VideoShape, VideoWriter
 
 __all__ = [
     "BackgroundWriter",
     "VideoShape",
     "VideoWriter",
+    "check_apart",
     "check_output",
     "open_writer",
     "output_paths",

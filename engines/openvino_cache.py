@@ -75,12 +75,27 @@ class CompiledModel:
             partial.write_bytes(compiled.export_model().getbuffer())
             partial.replace(blob)
             for old in blob.parent.glob(f"{self._stem}*"):
-                if old != blob:
+                if old != blob and not _is_being_written(old):
                     old.unlink(missing_ok=True)
         except OSError as error:
             with contextlib.suppress(OSError):
                 partial.unlink()
-            _log.warning("the compiled form of %s is not kept, every start compiles: %s", blob.name, error)
+            if not blob.is_file():  # else another process has kept it
+                _log.warning("the compiled form of %s is not kept, every start compiles: %s", blob.name, error)
+
+
+def _is_being_written(file: Path) -> bool:
+    """Whether it is another process's, and that process lives."""
+    _, partial, process = file.suffix.partition(".partial-")
+    if not partial or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
 
 
 def cache_key(*depends_on: Any) -> str:

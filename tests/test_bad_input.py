@@ -25,6 +25,7 @@ from anyflow_rt.cli.main import main
 from anyflow_rt.engines.bundle import Bundle
 from anyflow_rt.engines.checkpoint import load_checkpoint
 from anyflow_rt.errors import UsageError
+from anyflow_rt.video import save_video
 
 SIZE = ("--height", "32", "--width", "32", "--num-frames", "1", "--max-sequence-length", "32", "--steps", "1")
 FAST = ("--engine", "onnxruntime", "--precision", "fp32")
@@ -136,6 +137,21 @@ def test_outputs(base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixtu
         fails(capsys, run(base.path, output), *said)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert file.read_bytes() == b"before"
+
+
+def test_an_output_that_is_the_input(base: RandomBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is given stays as it is, under whatever name it is to be written over."""
+    clip, link, hard = tmp_path / "clip.mp4", tmp_path / "link.mp4", tmp_path / "hard.mp4"
+    save_video(clip, np.zeros((5, 32, 32, 3), np.uint8))
+    before = clip.read_bytes()
+    link.symlink_to(clip.name)
+    hard.hardlink_to(clip)
+    for output in (clip, link, hard):
+        command = run(base.path, output, "--num-frames", "9", "--video", str(clip))
+        streamed = ["--stream" if part == "--output" else part for part in command]
+        for each in (command, streamed):
+            fails(capsys, each, f"output {str(output)!r} is {str(clip)!r}", "name another", code=2)
+    assert clip.read_bytes() == before
 
 
 def test_a_directory_that_may_not_be_written(

@@ -22,7 +22,9 @@ from anyflow_rt import __version__
 from anyflow_rt.build_plan import BuildOptions, bundle_path
 from anyflow_rt.cli.main import main
 from anyflow_rt.cli.progress import QUIET_SECONDS, Progress
+from anyflow_rt.cli.run import _stream_lines
 from anyflow_rt.engines.bundle import Bundle
+from anyflow_rt.result import StreamReport
 from anyflow_rt.sampling.schedule import uniform_plan
 
 SIZE = ("--height", "32", "--width", "48", "--num-frames", "5", "--max-sequence-length", "32")
@@ -69,6 +71,16 @@ def test_run_json(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
             "a red circle", steps=2, seed=7, height=32, width=48, num_frames=5, max_sequence_length=32
         )
     assert np.array_equal(frames, same.frames[0])
+
+
+def test_what_is_said_of_a_stream() -> None:
+    """Late is counted among the chunks after the first; where there are none, nothing is said of it."""
+    for ready, said in (
+        ((1.0, 1.1, 9.0), "3 chunks, jitter 3.900 s; played at 8 frames a second 1 of the 2 after the first come late"),
+        ((1.0,), "first frame after 1.00 s, 1 chunk"),
+    ):
+        (line,) = _stream_lines(StreamReport(ready, (1, 4, 4)[: len(ready)], 8.0))
+        assert line.endswith(said), line
 
 
 def test_run_without_json(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

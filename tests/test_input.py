@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from PIL import Image
 
 from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import UsageError
+from anyflow_rt.input import source
+from anyflow_rt.input.fit import fit_frame
 from anyflow_rt.input.source import load_source, make_source
 
 SIZE = VideoSize(81, 32, 48)
@@ -22,9 +25,9 @@ RED, GREEN, BLUE, WHITE = (220, 20, 20), (20, 200, 20), (20, 20, 220), (235, 235
 
 
 def load(size: VideoSize = SIZE, fit: str = "cover", fps: float = FPS, **given: Any) -> np.ndarray:
-    source = make_source(given.get("image"), given.get("video"), fit)
-    assert source is not None
-    return load_source(source, size, fps, given.get("most", size.num_frames - 4))
+    made = make_source(given.get("image"), given.get("video"), fit)
+    assert made is not None
+    return load_source(made, size, fps, given.get("most", size.num_frames - 4))
 
 
 def refusal(**options: Any) -> str:
@@ -107,6 +110,41 @@ def test_photographs_are_shown_upright(tmp_path: Path, orientation: int) -> None
         assert corners(load(image=tmp_path / name)[0]) == [RED, GREEN, BLUE, WHITE], name
 
 
+def tiff(picture: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "TIFF", **options)
+    return file.getvalue()
+
+
+def test_tiffs(tmp_path: Path) -> None:
+    """Tags that say nothing about pixels are no fault, their own orientation is; what is damaged is refused."""
+    path, tags = tmp_path / "a.tif", Image.Exif()
+    tags[ORIENTATION_TAG] = 6
+    turned = Image.fromarray(quarters()).transpose(Image.Transpose.ROTATE_90)
+    for mode, options in (
+        ("RGB", {"compression": "tiff_lzw"}),
+        ("RGBA", {"compression": "tiff_adobe_deflate", "software": "a scanner", "icc_profile": b"0" * 400}),
+        ("P", {"compression": "packbits", "description": "quarters"}),
+    ):
+        path.write_bytes(tiff(turned.convert(mode), dpi=(300, 300), exif=tags, **options))
+        assert corners(load(image=path)[0]) == [RED, GREEN, BLUE, WHITE], (mode, options)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", None):
+        whole = tiff(noise, dpi=(300, 300), compression=compression)
+        path.write_bytes(whole[:6000])
+        assert "a.tif' cannot be read" in refusal(image=path)
+        if compression is not None:
+            path.write_bytes(whole[:3000] + bytes(byte ^ 255 for byte in whole[3000:3100]) + whole[3100:])
+            assert "a.tif' cannot be read" in refusal(image=path)
+    big_endian = tiff(Image.new("I;16B", (48, 32), 40000), dpi=(300, 300))
+    path.write_bytes(big_endian)
+    assert big_endian[:2] == b"MM" and np.abs(load(image=path).astype(int) - 156).max() <= 2
+    path.write_bytes(tiff(noise, compression="jpeg"))
+    assert "a.tif' is JPEG within TIFF" in refusal(image=path)
+    path.write_bytes(tiff(Image.fromarray(np.ones((64, 64), np.float32)), dpi=(300, 300)))
+    assert "a.tif' cannot be read" in refusal(image=path)
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.gif", "%03d.png"])
 def test_formats(tmp_path: Path, name: str) -> None:
     Image.fromarray(quarters(64, 96)).save(tmp_path / name)
@@ -138,10 +176,37 @@ def test_clips_are_resampled_by_time(tmp_path: Path) -> None:
     assert numbers(load(video=path, fps=48.0)) == [number for number in range(27) for _ in "ab"][1:]
 
 
+def test_pixels_that_are_wider_than_high(tmp_path: Path) -> None:
+    """Stored 32x32 and shown 64x32: contained in 48x32 it is as wide as that, with black above and below."""
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        for packet in (
+            *stream.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 200, np.uint8))),
+            *stream.encode(),
+        ):
+            container.mux(packet)
+    shown = load(video=path, fit="contain")[0]
+    assert shown[16, [0, 47]].min() > 180 and shown[[2, 29]].max() < 20
+
+
 def test_variable_rates(tmp_path: Path) -> None:
     path = clip(tmp_path / "clip.mkv", grey(5), rate=8, times=[0, 10, 60, 70, 100])
     found = numbers(load(video=path))
     assert found[:8] == [0, 1, 1, 1, 1, 2, 3, 3], "what the clip shows every eighth of a second"
+
+
+def test_a_jump_in_time_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, fitted = clip(tmp_path / "clip.mkv", grey(3), rate=8, times=[0, 12, 4_000_000]), [0]
+
+    def counted(*given: Any) -> np.ndarray:
+        fitted[0] += 1
+        return fit_frame(*given)
+
+    monkeypatch.setattr(source, "fit_frame", counted)
+    assert numbers(load(video=path))[-3:] == [1, 1, 2] and fitted == [3]
 
 
 def test_all_but_4n_plus_1_frames_are_left_out_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -203,7 +268,8 @@ def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path: Path) -> No
 @pytest.mark.parametrize("size", [(1, 30000), (60000, 2)])
 def test_pictures_too_narrow_to_cover_a_video(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, RED).save(tmp_path / "narrow.png")
-    assert f"{size[0]}x{size[1]} pixels is too narrow to cover" in refusal(image=tmp_path / "narrow.png")
+    said = refusal(image=tmp_path / "narrow.png")
+    assert "narrow.png'" in said and f"{size[0]}x{size[1]} pixels is too narrow to cover" in said
     assert load(image=tmp_path / "narrow.png", fit="stretch").max() > 200
     assert load(image=tmp_path / "narrow.png", fit="contain").max() > 200
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,14 @@ def test_compiled_models_are_kept(graphs, tmp_path: Path, monkeypatch: pytest.Mo
         np.testing.assert_array_equal(run(), first)
     assert "does not load" in caplog.text
     model.write_bytes(graphs["flow"].read_bytes())
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    others = [blob.with_suffix(f".partial-{process}") for process in (os.getppid(), ended.pid)]
+    for other in others:
+        other.touch()
     run()
+    assert [other.exists() for other in others] == [True, False], "what a living process writes stays"
+    others[0].unlink()
     (renewed,) = cache.iterdir()
     assert renewed != blob
 

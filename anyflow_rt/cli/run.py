@@ -186,7 +186,7 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     for path in result.paths:
         say(_summary(path, result, seconds))
     drafts = [f"{path}: draft after {each.steps} jumps" for each in result.previews for path in each.paths]
-    for line in (*drafts, *_budget_lines(result), *_stream_lines(result)):
+    for line in (*drafts, *_budget_lines(result), *_stream_lines(result.stream)):
         say(line)
     files = [str(path) for path in result.paths]
     answer: dict[str, Any] = {
@@ -224,14 +224,17 @@ def _stream(report: StreamReport) -> dict[str, Any]:
     return {**asdict(report), **{name: getattr(report, name) for name in told}}
 
 
-def _stream_lines(result: Result) -> list[str]:
+def _stream_lines(report: StreamReport | None) -> list[str]:
     """When the first frame was there, how evenly the others came, and whether a player would have waited."""
-    report = result.stream
     if report is None:
         return []
+    chunks, late = len(report.ready), sum(stall > 0 for stall in report.stalls[1:])
+    told = f"first frame after {report.first_frame:.2f} s, {chunks} chunk{'s' * (chunks != 1)}"
+    if chunks == 1:
+        return [told]
     return [
-        f"first frame after {report.first_frame:.2f} s, {len(report.ready)} chunks, jitter {report.jitter:.3f} s; "
-        f"played at {report.fps:g} frames a second {report.stall_ratio:.0%} of them come late"
+        f"{told}, jitter {report.jitter:.3f} s; played at {report.fps:g} frames a second {late} of the {chunks - 1} "
+        "after the first come late"
     ]
 
 
@@ -290,9 +293,11 @@ def _repeats(before: Decision | None, decision: Decision) -> bool:
 
 def _summary(path: Path, result: Result, seconds: dict[str, Any]) -> str:
     frames, height, width = result.size
-    jumps = sum(seconds["jumps"])
+    jumps, steps = sum(seconds["jumps"]), _steps(result)
+    encode = "" if result.stream is not None else f", encode {seconds['encode']:.2f}"  # a stream's is beside the rest
     return (
-        f"{path}: {frames} frames of {width}x{height}, {_steps(result)} steps, {result.engine} {result.precision}, "
-        f"{seconds['total']:.2f} s (load {seconds['load']:.2f}, text {seconds['text'] + seconds['conditioner']:.2f}, "
-        f"jumps {jumps:.2f}, decode {seconds['decode']:.2f}, encode {seconds['encode']:.2f})"
+        f"{path}: {frames} frames of {width}x{height}, {steps} step{'s' * (steps != 1)}, "
+        f"{result.engine} {result.precision}, {seconds['total']:.2f} s "
+        f"(load {seconds['load']:.2f}, text {seconds['text'] + seconds['conditioner']:.2f}, "
+        f"jumps {jumps:.2f}, decode {seconds['decode']:.2f}{encode})"
     )

@@ -36,9 +36,15 @@ def read_turn(file: BinaryIO) -> np.ndarray | None:
     file.seek(place)
     for mark in MARKS:
         found = head.find(mark)
-        if found >= 0 and (orientation := _orientation(head[found + len(mark) :])) in TURNS:
-            return np.array(TURNS[orientation], float)
+        if found >= 0 and (turn := orientation_turn(head[found + len(mark) :])) is not None:
+            return turn
     return None
+
+
+def orientation_turn(block: bytes) -> np.ndarray | None:
+    """The turn (2, 2) that a TIFF block which begins within the next few bytes asks for, None where it has none."""
+    orientation = _orientation(block)
+    return np.array(TURNS[orientation], float) if orientation in TURNS else None
 
 
 def _orientation(block: bytes) -> int | None:

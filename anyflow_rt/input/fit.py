@@ -19,15 +19,19 @@ LONGEST_SIDE = 1 << 16
 DISPLAY_MATRIX = "DISPLAYMATRIX"
 
 
-def fit_frame(frame: Any, height: int, width: int, fit: str, turn: np.ndarray | None = None) -> np.ndarray:
+def fit_frame(
+    frame: Any, height: int, width: int, fit: str, turn: np.ndarray | None = None, aspect: float = 1.0
+) -> np.ndarray:
     """An ``av.VideoFrame`` of any size and pixel format -> uint8 RGB (height, width, 3).
 
     turn (2, 2): where its x (first row) and y are shown, as right and down; None is what its display matrix says.
+    aspect: how much wider than high its stored pixels are shown.
     Raises UsageError for a picture so narrow that covering the video would need millions of pixels.
     """
     turn = _display_turn(frame) if turn is None else turn
     sideways = abs(turn[0, 1]) > abs(turn[0, 0])
-    inner_height, inner_width = _inner(*_swap(frame.height, frame.width, sideways), height, width, fit)
+    shown = (frame.width * aspect, frame.height) if sideways else (frame.height, frame.width * aspect)
+    inner_height, inner_width = _inner(*shown, height, width, fit)
     if max(inner_height, inner_width) > LONGEST_SIDE:
         raise UsageError(
             f"a picture of {frame.width}x{frame.height} pixels is too narrow to {fit} a video of {width}x{height}; cut "
@@ -43,7 +47,7 @@ def _swap(height: int, width: int, sideways: bool) -> tuple[int, int]:
     return (width, height) if sideways else (height, width)
 
 
-def _inner(from_height: int, from_width: int, height: int, width: int, fit: str) -> tuple[int, int]:
+def _inner(from_height: float, from_width: float, height: int, width: int, fit: str) -> tuple[int, int]:
     """The size a picture is scaled to before it is cut or surrounded."""
     if fit == "stretch":
         return height, width

@@ -17,6 +17,7 @@ from anyflow_rt.engines.geometry import VideoSize
 from anyflow_rt.errors import UsageError
 from anyflow_rt.input.exif import HEAD, read_turn
 from anyflow_rt.input.fit import FITS, fit_frame
+from anyflow_rt.input.tiff import is_tiff, plain_tiff
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -27,8 +28,9 @@ MOST_PIXELS = 1 << 27
 """Of one picture: 134 million, more than any camera takes. Beyond, decoding would take gigabytes."""
 CLOCK = 0.25
 """Of a frame's length: containers round times to a clock of their own, some to whole hundredths of a second."""
-Picture = tuple[Any, np.ndarray | None]
-"""An ``av.VideoFrame``, and how it is turned where it does not say so itself."""
+Picture = tuple[Any, np.ndarray | None, float]
+"""An ``av.VideoFrame``, and how it is turned where it does not say so itself, and how much wider than high its
+pixels are."""
 _MOVING_PNG = b"acTL"
 """The chunk by which a PNG says that it moves."""
 MEND = "convert it with another program, or give another file"
@@ -98,8 +100,17 @@ def load_source(source: Source, size: VideoSize, fps: float, most: int) -> np.nd
 
 
 def _fitted(pictures: Iterator[Picture], source: Source, size: VideoSize) -> Iterator[np.ndarray]:
-    for picture, turn in pictures:
-        yield fit_frame(picture, size.height, size.width, source.fit, turn)
+    before: Any = None
+    fitted: np.ndarray | None = None
+    for picture, turn, aspect in pictures:
+        if picture is not before:  # one that is shown for long comes many times
+            try:
+                fitted = fit_frame(picture, size.height, size.width, source.fit, turn, aspect)
+            except UsageError as error:
+                raise UsageError(f"{_name(source)}: {error}") from error
+            before = picture
+        assert fitted is not None
+        yield fitted
 
 
 def _name(source: Source) -> str:
@@ -116,7 +127,7 @@ def _pictures(source: Source, fps: float) -> Iterator[Picture]:
     import av
 
     for pixels in source.value if source.kind == "video" else source.value[None]:
-        yield av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"), np.eye(2)
+        yield av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"), np.eye(2), 1.0
 
 
 def _read(source: Source, fps: float) -> Iterator[Picture]:
@@ -130,7 +141,7 @@ def _read(source: Source, fps: float) -> Iterator[Picture]:
     try:
         # An open file rather than its name: a name may also be a pattern or a protocol to FFmpeg. The white list
         # keeps playlists from fetching what they name.
-        with open(path, "rb") as file, _opened(file) as (container, turn):
+        with open(path, "rb") as file, _opened(file, name) as (container, turn):
             if not container.streams.video:
                 raise UsageError(f"{name} has no video stream; give an image or video file")
             stream = container.streams.video[0]
@@ -144,8 +155,9 @@ def _read(source: Source, fps: float) -> Iterator[Picture]:
                 shown = _one(decoded, name)
             else:
                 shown = _resampled(decoded, fps, float(stream.average_rate or stream.guessed_rate or fps), name)
+            aspect = float(stream.sample_aspect_ratio or 1)
             for frame in shown:
-                yield frame, turn
+                yield frame, turn, aspect
     except av.FFmpegError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror or error}; {MEND}") from error
     except OSError as error:
@@ -153,14 +165,16 @@ def _read(source: Source, fps: float) -> Iterator[Picture]:
 
 
 @contextlib.contextmanager
-def _opened(file: BinaryIO) -> Iterator[tuple[InputContainer, np.ndarray | None]]:
-    """The container in an open file, and the turn its EXIF block asks for."""
+def _opened(file: BinaryIO, name: str) -> Iterator[tuple[InputContainer, np.ndarray | None]]:
+    """The container in an open file, and the turn its EXIF block or its own tag asks for."""
     import av
 
-    turn = read_turn(file)
+    turn, head = read_turn(file), file.read(HEAD)
     # FFmpeg takes a PNG that moves for one that does not.
-    kind = "apng" if _MOVING_PNG in file.read(HEAD) else None
+    kind = "apng" if _MOVING_PNG in head else None
     file.seek(0)
+    if is_tiff(head):
+        file, turn = plain_tiff(file.read(), name)
     with av.open(file, "r", format=kind, options={"protocol_whitelist": "data"}) as container:
         yield container, turn
 

@@ -18,10 +18,9 @@ from typing import Any, ClassVar
 from anyflow_rt.errors import OutputError, UsageError
 from anyflow_rt.output.fragments import fragment
 from anyflow_rt.output.mp4 import Mp4Writer
-from anyflow_rt.output.target import OutputFile, output_error, output_extension
+from anyflow_rt.output.target import STANDARD_OUTPUT, OutputFile, output_error, output_extension
 from anyflow_rt.output.writer import VideoShape
 
-STANDARD_OUTPUT = "-"
 PATIENCE = 0.1
 """Seconds between looks at whether writing was given up."""
 
@@ -143,7 +142,6 @@ class FragmentedMp4Writer(Mp4Writer):
         if os.fspath(self.files[0].path) != STANDARD_OUTPUT:
             self._live = _GrowingFile(self.files[0].path)
         self._containers[0].start_encoding()
-        self._live.write(self._header.getvalue())
 
     def _destination(self, file: OutputFile) -> Any:
         # FFmpeg writes the header alone; what it adds when it is closed is dropped: an index of none of the fragments.
@@ -155,8 +153,9 @@ class FragmentedMp4Writer(Mp4Writer):
         lasts = round(1 / (self._fps * self._streams[video].time_base))
         for packet in packets:
             begins = self._fragments * lasts
+            head = b"" if self._fragments else self._header.getvalue()
             self._fragments += 1
-            self._live.write(fragment(self._fragments, begins, lasts, bytes(packet), key=packet.is_keyframe))
+            self._live.write(head + fragment(self._fragments, begins, lasts, bytes(packet), key=packet.is_keyframe))
 
     def _finish(self) -> None:
         super()._finish()

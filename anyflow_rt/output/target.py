@@ -6,11 +6,15 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 from anyflow_rt.errors import OutputError, UsageError
 
 EXTENSIONS = (".mp4", ".gif", ".png", ".npy")
+STANDARD_OUTPUT = "-"
+"""What a stream goes to in place of a file."""
 ONE_FILE_A_VIDEO = (".mp4", ".gif")
 MENDS = {
     errno.ENOSPC: "free some space or name another disk",
@@ -19,14 +23,14 @@ MENDS = {
     errno.EACCES: "name a directory you may write to",
     errno.EPERM: "name a directory you may write to",
     errno.EROFS: "name a directory you may write to",
-    errno.EPIPE: "its reader closed it; what it read before plays",
+    errno.EPIPE: "its reader closed it; whole frames that it read play",
     errno.ENAMETOOLONG: "use a shorter name",
 }
 
 
 def output_error(path: str | Path, error: OSError) -> OutputError:
     """The failed system call as one sentence: the path, the system's reason, what to do."""
-    reason = error.strerror or str(error)
+    reason, path = error.strerror or str(error), "standard output" if os.fspath(path) == STANDARD_OUTPUT else path
     return OutputError(f"cannot write {path}: {reason}; {MENDS.get(error.errno or 0, 'name another output file')}")
 
 
@@ -71,6 +75,22 @@ def check_output(path: str | os.PathLike, num_videos: int = 1) -> tuple[Path, ..
     finally:
         probe.discard()
     return paths
+
+
+def check_apart(paths: Iterable[str | os.PathLike], given: Iterable[object]) -> None:
+    """Raise UsageError where one of ``paths`` is a file that is ``given``, under whatever name; arrays are none."""
+    for path, source in product(paths, given):
+        if isinstance(source, str | os.PathLike) and _is_same(path, source):
+            raise UsageError(
+                f"output {os.fspath(path)!r} is {os.fspath(source)!r}, which the video begins with; name another output"
+            )
+
+
+def _is_same(path: str | os.PathLike, other: str | os.PathLike) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):
+        return False
 
 
 def _check_final(final: Path) -> None:
