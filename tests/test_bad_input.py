@@ -203,7 +203,7 @@ def test_no_space_for_the_bundle(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
     build = ["build", "--ckpt", str(base.checkpoint), "--onnx-only", "--out", str(tmp_path / "bundle")]
-    fails(capsys, build, "0.0 GB free", "--out", code=1)
+    fails(capsys, build, "0.0 MB free", "--out", code=1)
     assert not (tmp_path / "bundle").exists()
 
 
