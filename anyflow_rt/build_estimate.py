@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anyflow_rt.engines import registry
 from anyflow_rt.engines.architecture import Architecture, parameter_estimate
 from anyflow_rt.engines.registry import is_tensorrt
 from anyflow_rt.engines.targets import CPU
@@ -81,7 +80,7 @@ def estimate(
     gpus = [each for each in engines if each.target != CPU]
     for each in gpus:
         # As among the graphs a causal checkpoint's blocks are there twice, but not among Triton's files.
-        again = architecture.causal is not None and registry.is_tensorrt(each.engine)
+        again = architecture.causal is not None and is_tensorrt(each.engine)
         twice = parameters["transformer"] if again else 0
         size = (sum(parameters.values()) + twice) * (4 if each.precision == "fp32" else 2)
         disk += size

@@ -15,7 +15,7 @@ import pytest
 from support.bundles import RandomBundle, random_bundle
 
 from anyflow_rt.build import build
-from anyflow_rt.build_estimate import WantedEngine, estimate
+from anyflow_rt.build_estimate import TENSORRT_BASE, TENSORRT_LENGTH, WantedEngine, estimate
 from anyflow_rt.build_plan import BuildOptions, plan_build, preview
 from anyflow_rt.engines.architecture import parameter_estimate
 from anyflow_rt.engines.bundle import Bundle
@@ -23,6 +23,7 @@ from anyflow_rt.engines.checkpoint import load_checkpoint
 from anyflow_rt.engines.export import COMPONENT_NAMES
 from anyflow_rt.engines.gpu import present_target
 from anyflow_rt.engines.onnx_signature import read_signature
+from anyflow_rt.engines.tensorrt.settings import PROMPT_LENGTHS
 from anyflow_rt.engines.torch_pack import read_packed, signature
 from anyflow_rt.errors import MissingPackageError, UsageError
 from anyflow_rt.runtime import Runtime
@@ -69,7 +70,8 @@ def test_a_causal_checkpoints_blocks_are_estimated_once() -> None:
         estimate(causal, exports=False, engines=[WantedEngine("sm_89", engine, "bf16")]).disk
         for engine in ("triton", "tensorrt")
     )
-    assert twice - once == 2 * parameter_estimate(causal)["transformer"]
+    beside = TENSORRT_BASE + TENSORRT_LENGTH * len(PROMPT_LENGTHS)
+    assert twice - once == 2 * parameter_estimate(causal)["transformer"] + beside
 
 
 def test_weights_kernels_and_metadata_are_in_the_manifest(built: tuple[RandomBundle, dict[str, Any]]) -> None:

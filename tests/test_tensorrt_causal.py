@@ -126,7 +126,7 @@ def test_every_component_is_built(made: RandomBundle, capsys: pytest.CaptureFixt
         assert admit(bundle, "a", **asked, **options).videos == 1
     with pytest.raises(UsageError, match=r"remembers up to \d+ tokens .* video of 10 latent frames may need \d+; ask"):
         admit(bundle, "a", **asked, num_frames=37)
-    with pytest.raises(UsageError, match="9x4x6 and the size that was asked for has 9x4x8"):
+    with pytest.raises(UsageError, match=r"up to 33 frames of 32x48 pixels .* and 33 frames of 32x64 pixels"):
         admit(bundle, "a", **asked, width=64)
     fails(capsys, ["run", "--bundle", str(made.path), "--prompt", "a", "--engine", RTX], "needs an NVIDIA GPU", code=1)
 

@@ -96,7 +96,7 @@ def test_several_targets_share_one_export(made: RandomBundle, capsys: pytest.Cap
         admit(bundle, told, tokenizer=PromptTokenizer(bundle.tokenizer_path), **asked)
     for options, words in (
         ({"num_videos": 2}, "takes 1; ask for fewer, or make it with .* --batch 2 --prompt-lengths 32 --force$"),
-        ({"num_frames": 5}, "3x8x8 and the size that was asked for has 2x8x8"),
+        ({"num_frames": 5}, "makes 9 frames of 64x64 pixels .* and 5 frames of 64x64 pixels .*--num-frames 5"),
     ):
         with pytest.raises(UsageError, match=words):
             admit(bundle, "a", **asked, **options)
