@@ -46,9 +46,9 @@ def load(
     for the GPU, one is taken that is built for them; each call says its own all the same.
 
     Raises UsageError for a bundle that is no path, for an engine or precision of no known name and for a size that the
-    checkpoint cannot make, BundleError for a
-    bundle that is missing, damaged or of another schema, MissingPackageError for an engine that is not installed,
-    EngineError for a precision this processor does not have or a GPU that is not there; all say what to do.
+    checkpoint cannot make, BundleError for a bundle that is missing, damaged or of another schema, MissingPackageError
+    for an engine that is not installed, EngineError for a precision this processor does not have or a GPU that is not
+    there; all say what to do.
     """
     if isinstance(num_videos, bool) or not isinstance(num_videos, int) or num_videos < 1:
         raise UsageError(f"num_videos is {num_videos!r}; give a whole number of at least 1")

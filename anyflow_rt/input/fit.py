@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ LONGEST_SIDE = 1 << 16
 
 DISPLAY_MATRIX = "DISPLAYMATRIX"
 
+Number = TypeVar("Number", int, float)
+
 
 def fit_frame(
     frame: Any, height: int, width: int, fit: str, turn: np.ndarray | None = None, aspect: float = 1.0
@@ -30,8 +32,7 @@ def fit_frame(
     """
     turn = _display_turn(frame) if turn is None else turn
     sideways = abs(turn[0, 1]) > abs(turn[0, 0])
-    shown = (frame.width * aspect, frame.height) if sideways else (frame.height, frame.width * aspect)
-    inner_height, inner_width = _inner(*shown, height, width, fit)
+    inner_height, inner_width = _inner(*_swap(frame.height, frame.width * aspect, sideways), height, width, fit)
     if max(inner_height, inner_width) > LONGEST_SIDE:
         raise UsageError(
             f"a picture of {frame.width}x{frame.height} pixels is too narrow to {fit} a video of {width}x{height}; cut "
@@ -43,7 +44,7 @@ def fit_frame(
     return _placed(pixels, height, width)
 
 
-def _swap(height: int, width: int, sideways: bool) -> tuple[int, int]:
+def _swap(height: Number, width: Number, sideways: bool) -> tuple[Number, Number]:
     return (width, height) if sideways else (height, width)
 
 

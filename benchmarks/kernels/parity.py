@@ -48,10 +48,8 @@ def with_numbers(value: Any, seed: int, device: str) -> Any:
     Of a cache all tokens count, and as many zero keys.
     """
     if isinstance(value, Past):
-        key, kept = (
-            with_numbers(each, seed + 1 + index, device) for index, each in enumerate((value.key, value.value))
-        )
-        return Past(key, kept, torch.full((2,), key.shape[2], dtype=torch.int32, device=device))
+        counts = torch.full((2,), value.key.shape[2], dtype=torch.int32, device=device)
+        return Past(with_numbers(value.key, seed + 1, device), with_numbers(value.value, seed + 2, device), counts)
     if isinstance(value, tuple):
         return tuple(with_numbers(each, seed, device) for each in value)
     if isinstance(value, Tensor):
